@@ -143,7 +143,7 @@ def _make_encoded_network(
         observation = jnp.zeros((1, size))
         return module.init(key, observation, observation)
 
-    def apply(processor_params: Any, params: Any, observation: jax.Array) -> jax.Array:
+    def apply(processor_params: Any, params: Any, observation: jax.Array) -> Any:
         normalized = preprocess_observations_fn(observation, processor_params)
         return module.apply(params, observation, normalized)
 

@@ -293,7 +293,7 @@ def make_ppo(
         )
 
         # LEARN: passes over the pieces, each in a new order, one gradient step for a minibatch.
-        def learn_from_minibatch(carry: tuple[Any, Any, jax.Array], pieces: jax.Array) -> Any:
+        def learn_from_minibatch(carry: Any, pieces: jax.Array) -> Any:
             params, optimizer_state, key = carry
             key, key_loss = jax.random.split(key)
             minibatch = jax.tree.map(lambda x: x[pieces], data)
@@ -301,7 +301,7 @@ def make_ppo(
             change, optimizer_state = optimizer.update(grads, optimizer_state)
             return (optax.apply_updates(params, change), optimizer_state, key), metrics
 
-        def learn_from_all(carry: tuple[Any, Any, jax.Array], _: None) -> Any:
+        def learn_from_all(carry: Any, _: None) -> Any:
             params, optimizer_state, key = carry
             key, key_order, key_grad = jax.random.split(key, 3)
             order = jax.random.permutation(key_order, config.batch_size * config.num_minibatches)

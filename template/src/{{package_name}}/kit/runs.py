@@ -189,6 +189,7 @@ def load_policy(
         ),
     )
 
+    # The part of a `TrainingState` that acting needs; what is None is not read.
     def structure() -> TrainingState:
         key = jax.random.PRNGKey(0)
         sizes = jax.tree.map(
@@ -196,15 +197,13 @@ def load_policy(
             without_pixels(shapes),
             is_leaf=_is_shape,
         )
+        rest: Any = dict.fromkeys(("optimizer_state", "env_state", "key", "updates"))
         return TrainingState(
             params=PPONetworkParams(
                 policy=networks.policy_network.init(key), value=networks.value_network.init(key)
             ),
-            optimizer_state=None,
             normalizer_params=running_statistics.init_state(sizes),
-            env_state=None,
-            key=None,
-            updates=None,
+            **rest,
         )
 
     state = load_checkpoint(run, jax.eval_shape(structure), steps)
