@@ -105,7 +105,7 @@ def train(
                 seconds = time.perf_counter() - start
                 steps = target * config.steps_per_update
                 row = {"steps": steps, **metrics}
-                row["training/sps"] = (target - done) * config.steps_per_update / seconds
+                row["sps"] = (target - done) * config.steps_per_update / seconds
                 _refuse_nan(run, row)
                 runs.append_metrics(run, row)
                 runs.save_checkpoint(run, state, steps)
@@ -140,7 +140,7 @@ def _refuse_nan(run: Path, row: Mapping[str, float]) -> None:
 
 
 def _line(row: Mapping[str, float]) -> str:
-    speed = f"{row['training/sps']:10,.0f} steps/s" if row["steps"] else ""
+    speed = f"{row['sps']:10,.0f} steps/s" if row["steps"] else ""
     return (
         f"{row['steps']:>12,} steps   return {row['eval/episode_reward']:9.2f} "
         f"± {row['eval/episode_reward_std']:.2f}   length {row['eval/avg_episode_length']:6.1f}"

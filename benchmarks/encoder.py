@@ -1,0 +1,67 @@
+"""The emitted encoder beside plain convolutions: PPO steps/s of the hybrid skeleton.
+
+    python benchmarks/encoder.py [--updates 1]
+
+Both train the same project with the same settings; only the encoder differs. The plain one is two
+3x3 convolutions with 16 and 32 features, each followed by 2x2 max-pooling through a reshape (the
+fastest way to pool on a CPU), and a dense layer; `max_pool` itself did not finish at all there.
+"""
+
+import argparse
+import time
+
+import project
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--updates", type=int, default=1, help="updates to time of the plain one")
+    arguments = parser.parse_args()
+    with project.rendered("hybrid") as src:
+        my_env = project.import_project(src)
+        import jax
+        import jax.numpy as jnp
+        import numpy as np
+        from flax import linen as nn
+        from my_env import spec
+        from my_env.config import Config
+        from my_env.encoder import HybridEncoder, split_observation
+        from my_env.kit.networks import make_network_factory
+        from my_env.kit.ppo import make_ppo
+
+        class PlainEncoder(nn.Module):
+            @nn.compact
+            def __call__(self, observation, normalized):
+                image, _ = split_observation(observation)
+                _, vector = split_observation(normalized)
+                for features in (16, 32):
+                    image = nn.swish(nn.Conv(features, (3, 3))(image))
+                    *lead, height, width, channels = image.shape
+                    image = image.reshape(*lead, height // 2, 2, width // 2, 2, channels)
+                    image = image.max((-4, -2))
+                seen = nn.swish(nn.Dense(64)(image.reshape(*image.shape[:-3], -1)))
+                return jnp.concatenate([seen, nn.swish(nn.Dense(64)(vector))], -1)
+
+        def speed(encoder, updates: int) -> float:
+            config = Config()
+            factory = make_network_factory(actions=spec.ACTIONS, encoder=encoder)
+            ppo = make_ppo(my_env.MyEnv(), config, factory)
+            state = jax.jit(ppo.init)(np.uint32(0))
+            update = jax.jit(ppo.update).lower(state).compile()
+            start = time.perf_counter()
+            for _ in range(updates):
+                state, _ = update(state)
+            jax.block_until_ready(state)
+            return updates * config.steps_per_update / (time.perf_counter() - start)
+
+        print(f"{jax.devices()[0].device_kind}, JAX {jax.__version__}")
+        rounds = [speed(HybridEncoder(), 5 * arguments.updates)]
+        plain = speed(PlainEncoder(), arguments.updates)
+        rounds.append(speed(HybridEncoder(), 5 * arguments.updates))
+        ours = sum(rounds) / len(rounds)
+        print(f"emitted {ours:,.0f} steps/s (before and after: {rounds[0]:,.0f}, {rounds[1]:,.0f})")
+        print(f"plain   {plain:,.1f} steps/s\nratio   {ours / plain:,.0f}")
+
+
+if __name__ == "__main__":
+    main()
