@@ -20,6 +20,7 @@ from typing import Any
 import flax
 import jax
 import numpy as np
+from brax.envs.base import Env
 from brax.training import types
 from brax.training.acme import running_statistics, specs
 from brax.training.agents.ppo.losses import PPONetworkParams
@@ -80,6 +81,23 @@ def read_config(run: Path) -> dict[str, Any]:
         near = sorted(path.parent for path in run.parent.glob("*/config.json"))
         hint = f"; there is {', '.join(map(str, near[-3:]))}" if near else ""
         raise RunError(f"{run} is not the folder of a run: no config.json in it{hint}.") from None
+
+
+def refuse_other_sizes(run: Path, environment: Env) -> None:
+    """Compares what the run was trained on with what the environment is now.
+
+    Raises:
+      RunError: they differ in the shape of observations or in the size of actions.
+    """
+    saved = read_config(run)
+    obs = jax.eval_shape(environment.reset, jax.ShapeDtypeStruct((2,), np.uint32)).obs
+    now = (jax.tree.map(lambda x: list(x.shape), obs), environment.action_size)
+    then = (saved["observation_shape"], saved["action_size"])
+    if now != then:
+        raise RunError(
+            f"{run} was trained on observations {then[0]} and actions {then[1]}, the environment "
+            f"has {now[0]} and {now[1]} now; train anew."
+        )
 
 
 def append_metrics(run: Path, row: Mapping[str, float]) -> None:
