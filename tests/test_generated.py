@@ -22,7 +22,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("observation", ["vector", "hybrid"])
 def test_its_own_tests_pass(render: Render, compiled: Path, observation: str, actions: str) -> None:
     project = render(observation=observation, actions=actions)
-    start = time.perf_counter()
+    started, worked = time.perf_counter(), cpu_seconds()
     result = subprocess.run(
         # A warning at a line of the project's own is ours to mend, so here it is an error.
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "error:::my_env"],
@@ -31,12 +31,19 @@ def test_its_own_tests_pass(render: Render, compiled: Path, observation: str, ac
         capture_output=True,
         text=True,
     )
-    seconds = time.perf_counter() - start
+    # What a busy machine makes of it doesn't count.
+    seconds = min(time.perf_counter() - started, cpu_seconds() - worked)
     output = result.stdout + result.stderr
     assert result.returncode == 0, output
     assert re.search(r"\d+ passed", output), output
     assert not re.search(r"\d+ (warning|error|xfail|xpass)|Failed to import", output), output
     assert seconds < 120, f"took {seconds:.0f} s\n{output}"
+
+
+def cpu_seconds() -> float:
+    """What finished child processes have used."""
+    usage = os.times()
+    return usage.children_user + usage.children_system
 
 
 def test_importing_it_prints_nothing(render: Render) -> None:

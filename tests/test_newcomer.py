@@ -1,0 +1,102 @@
+"""What README.md and pyproject.toml promise to someone who has only Python and pip."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import readme
+from conftest import Render, snapshot
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository as git would clone it, if there is a git."""
+    repository = snapshot(tmp_path_factory.mktemp("newcomer") / "copier-brax-env")
+    if shutil.which("git"):
+        identity = ["-c", "user.name=n", "-c", "user.email=n@example.com"]
+        for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-q", "-m", "All"]):
+            subprocess.run(["git", *command], cwd=repository, check=True)
+    return repository
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment with Python, the system's commands and nothing that was installed since."""
+    folder = tmp_path_factory.mktemp("bin")
+    base = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
+    # Not a link, from which Python might take the folder for its home.
+    (folder / "python3").write_text(f'#!/bin/sh\nexec "{base}" "$@"\n')
+    (folder / "python3").chmod(0o755)
+    kept = {
+        k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST", "VIRTUAL_"))
+    }
+    compiled = str(tmp_path_factory.mktemp("compiled"))
+    path = f"{folder}:/usr/bin:/bin"
+    return kept | {
+        "PATH": path,
+        "JAX_COMPILATION_CACHE_DIR": compiled,
+        "UV_PYTHON_DOWNLOADS": "never",
+    }
+
+
+def shell(command: str, cwd: Path, env: dict[str, str]) -> str:
+    result = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout
+    assert "Traceback" not in result.stdout
+    return result.stdout
+
+
+def test_the_readme_s_first_command_makes_a_project_and_trains_it(
+    clone: Path, bare: dict[str, str]
+) -> None:
+    shell(readme.command("scaffold"), clone, bare)
+    (run,) = (clone.parent / "my-env" / "runs").iterdir()
+    assert (run / "config.json").is_file()
+    assert (run / "learning_curve.png").is_file()
+
+
+def test_the_readme_s_second_command_finds_the_tests(clone: Path, bare: dict[str, str]) -> None:
+    """It is what runs this test, so here it only collects."""
+    output = shell(
+        readme.command("tests"), clone, bare | {"PYTEST_ADDOPTS": "--collect-only --quiet"}
+    )
+    assert "tests/test_newcomer.py::" in output
+    assert "tests/test_generated.py::" in output
+
+
+@pytest.mark.parametrize("resolution", ["lowest-direct", "highest"])
+def test_its_tests_pass_with_what_it_says_it_needs(
+    render: Render, tmp_path: Path, bare: dict[str, str], resolution: str
+) -> None:
+    """In an environment with nothing else: the oldest versions that it allows, then the newest."""
+    lowest = resolution == "lowest-direct"
+    project = render(observation="hybrid", actions="discrete" if lowest else "continuous")
+    tests = tomllib.loads((project / "pyproject.toml").read_text())["dependency-groups"]["dev"]
+    (pytest_needed,) = [line for line in tests if line.startswith("pytest")]
+    environment, uv = tmp_path / "environment", f"{sys.executable} -m uv"
+    shell(f"{uv} venv --quiet --python {sys.executable} {environment}", tmp_path, bare)
+    shell(
+        f"{uv} pip install --quiet --python {environment} --resolution {resolution} "
+        f". '{pytest_needed}'",
+        project,
+        bare,
+    )
+    # From the installed package, as a user of it would.
+    output = shell(
+        f"{environment}/bin/python -m pytest -p no:cacheprovider -o pythonpath=", project, bare
+    )
+    assert " passed" in output
