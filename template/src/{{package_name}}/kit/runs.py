@@ -45,11 +45,14 @@ def create(
     """Makes the folder and writes config.json.
 
     Raises:
-      RunError: the folder holds something already.
+      RunError: the folder holds something already, or can't be made.
     """
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise RunError(f"{run} exists already; name a new folder, or go on with --resume {run}.")
-    (run / "checkpoints").mkdir(parents=True)
+    try:
+        (run / "checkpoints").mkdir(parents=True)
+    except OSError as error:
+        raise RunError(f"{run} can't be made ({error.strerror}); name another folder.") from None
     networks = _describe(network_factory)
     try:
         json.dumps(networks)
@@ -75,12 +78,15 @@ def read_config(run: Path) -> dict[str, Any]:
     Raises:
       RunError: `run` is no run folder.
     """
-    try:
-        return json.loads((run / "config.json").read_text())
-    except (OSError, ValueError):
-        near = sorted(path.parent for path in run.parent.glob("*/config.json"))
+    path = run / "config.json"
+    if not path.is_file():
+        near = sorted(found.parent for found in run.parent.glob("*/config.json"))
         hint = f"; there is {', '.join(map(str, near[-3:]))}" if near else ""
-        raise RunError(f"{run} is not the folder of a run: no config.json in it{hint}.") from None
+        raise RunError(f"{run} is not the folder of a run: no config.json in it{hint}.")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}); take it from a backup.") from None
 
 
 def refuse_other_sizes(run: Path, environment: Env) -> None:

@@ -92,6 +92,7 @@ def train(
         TimeRemainingColumn(),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
     try:
         with progress:
@@ -145,7 +146,7 @@ def _line(row: Mapping[str, float]) -> str:
         f"{row['steps']:>12,} steps   return {row['eval/episode_reward']:9.2f} "
         f"± {row['eval/episode_reward_std']:.2f}   length {row['eval/avg_episode_length']:6.1f}"
         f"   {speed}"
-    )
+    ).rstrip()
 
 
 def use_compilation_cache() -> None:
