@@ -136,8 +136,8 @@ class PPOConfig:
             )
         elif self.episode_length // self.action_repeat < 2:
             found.append(
-                f"episode_length is {self.episode_length}; it has to leave 2 steps or more, because "
-                "PPO learns nothing from a step at which the episode is cut off: for one-step "
+                f"episode_length is {self.episode_length}; it has to leave 2 steps or more: "
+                "PPO learns nothing from a step at which the episode is cut off; for one-step "
                 f"episodes set done in step, and episode_length {2 * self.action_repeat}."
             )
         return found
