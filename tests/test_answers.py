@@ -15,8 +15,8 @@ from typing import Any
 import copier
 import pytest
 import yaml
-from conftest import Render, copy
 from copier.errors import CopierAnswersInterrupt, CopierError
+from projects import Render, copy
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Render
+from projects import Render
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """What README.md and pyproject.toml promise to someone who has only Python and pip."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import readme
-from conftest import Render, snapshot
+from projects import Render, snapshot
 
 pytestmark = pytest.mark.slow
 
@@ -67,6 +68,17 @@ def test_the_readme_s_first_command_makes_a_project_and_trains_it(
     (run,) = (clone.parent / "my-env" / "runs").iterdir()
     assert (run / "config.json").is_file()
     assert (run / "learning_curve.png").is_file()
+
+
+def test_what_its_ci_would_run_passes(clone: Path, bare: dict[str, str]) -> None:
+    """In the project that the first command made; its tests run elsewhere, here they are found."""
+    project = clone.parent / "my-env"
+    workflow = (project / ".github" / "workflows" / "ci.yml").read_text()
+    commands = re.findall(r"run: uv (.*)", workflow)
+    assert len(commands) == 4
+    for command in commands:
+        uv = f"{clone}/.venv/bin/uv {command}"
+        shell(uv, project, bare | {"PYTEST_ADDOPTS": "--collect-only --quiet"})
 
 
 def test_the_readme_s_second_command_finds_the_tests(clone: Path, bare: dict[str, str]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Render
+from projects import Render
 
 FILES = [
     ".copier-answers.yml",
