@@ -61,24 +61,32 @@ def shell(command: str, cwd: Path, env: dict[str, str]) -> str:
     return result.stdout
 
 
-def test_the_readme_s_first_command_makes_a_project_and_trains_it(
-    clone: Path, bare: dict[str, str]
-) -> None:
+@pytest.fixture(scope="module")
+def project(clone: Path, bare: dict[str, str]) -> Path:
+    """What the README's first command makes."""
     shell(readme.command("scaffold"), clone, bare)
-    (run,) = (clone.parent / "my-env" / "runs").iterdir()
+    return clone.parent / "my-env"
+
+
+def test_the_readme_s_first_command_makes_a_project_and_trains_it(project: Path) -> None:
+    (run,) = (project / "runs").iterdir()
     assert (run / "config.json").is_file()
     assert (run / "learning_curve.png").is_file()
 
 
-def test_what_its_ci_would_run_passes(clone: Path, bare: dict[str, str]) -> None:
-    """In the project that the first command made; its tests run elsewhere, here they are found."""
-    project = clone.parent / "my-env"
+def test_what_the_project_s_ci_would_run_passes(
+    project: Path, clone: Path, bare: dict[str, str]
+) -> None:
+    """Its tests run elsewhere; here they are found."""
     workflow = (project / ".github" / "workflows" / "ci.yml").read_text()
-    commands = re.findall(r"run: uv (.*)", workflow)
+    commands = re.findall(r"run: (uv .*)", workflow)
     assert len(commands) == 4
     for command in commands:
-        uv = f"{clone}/.venv/bin/uv {command}"
-        shell(uv, project, bare | {"PYTEST_ADDOPTS": "--collect-only --quiet"})
+        shell(
+            f"{clone}/.venv/bin/{command}",
+            project,
+            bare | {"PYTEST_ADDOPTS": "--collect-only --quiet"},
+        )
 
 
 def test_the_readme_s_second_command_finds_the_tests(clone: Path, bare: dict[str, str]) -> None:
