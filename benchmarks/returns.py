@@ -81,7 +81,8 @@ def measure(kind: str, src: str, *, seeds: int, brax: bool) -> None:
         return mean_return(make_policy(policy_params(state), deterministic=True))
 
     def theirs(seed: int) -> float:
-        settings = {name: getattr(config, name) for name in project.BRAX_TAKES} | {"seed": seed}
+        settings = {name: getattr(config, name) for name in project.BRAX_TAKES}
+        settings |= {"seed": seed, "num_evals": 1}  # with more it rounds the steps up for each
         make_policy, params, _ = ppo_train.train(
             env, wrap_env_fn=wrap_for_training, network_factory=network_factory, **settings
         )
