@@ -101,7 +101,7 @@ def test_names_follow_the_project(
     "answers",
     [
         {"vector_size": 65536, "action_size": 1024, "episode_length": 1_000_000},
-        {"vector_size": "1", "action_size": "1", "episode_length": "1"},
+        {"vector_size": "1", "action_size": "1", "episode_length": "2"},
         {"observation": "hybrid", "image_shape": "256x1x16"},
         {"observation": "hybrid", "image_shape": "1x256x1"},
         {"license": "none"},
@@ -165,7 +165,7 @@ REFUSED: dict[str, Sequence[Any]] = {
     ],
     "vector_size": [*NOT_SIZES, 65537],
     "action_size": [*NOT_SIZES, 1025],
-    "episode_length": [*NOT_SIZES, 1_000_001],
+    "episode_length": [*NOT_SIZES, 1, 1_000_001],
     "image_shape": [
         "", "32", "32x32", "32x32x3x1", "x32x3", "32X32X3", "32*32*3", "32 x 32 x 3", "0x1x1",
         "1x0x1", "1x1x0", "257x1x1", "1x257x1", "1x1x17", "-1x1x1", "1.5x1x1", "1x1x1\n", "01x1x1",
@@ -289,6 +289,7 @@ def test_at_most_ten_questions(template: Path, tmp_path: Path, keys: str, asked:
 def test_each_question_has_one_sentence_of_help() -> None:
     copier_yml = yaml.safe_load((Path(__file__).parent.parent / "copier.yml").read_text())
     questions = {k: v for k, v in copier_yml.items() if not k.startswith("_")}
+    assert questions.pop("before")["when"] is False  # computed, never asked
     assert len(questions) == 12
     for name, question in questions.items():
         assert question["help"].endswith("?"), name

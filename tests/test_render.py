@@ -39,7 +39,7 @@ FILES = [
 
 SIZES: list[dict[str, Any]] = [
     {},
-    {"vector_size": 1, "action_size": 1, "image_shape": "1x1x1", "episode_length": 1},
+    {"vector_size": 1, "action_size": 1, "image_shape": "1x1x1", "episode_length": 2},
     {"vector_size": 3, "action_size": 7, "image_shape": "5x9x2", "episode_length": 17},
     {"vector_size": 65536, "action_size": 1024, "image_shape": "256x255x16"},
 ]
