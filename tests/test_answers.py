@@ -289,6 +289,7 @@ def test_at_most_ten_questions(template: Path, tmp_path: Path, keys: str, asked:
 def test_each_question_has_one_sentence_of_help() -> None:
     copier_yml = yaml.safe_load((Path(__file__).parent.parent / "copier.yml").read_text())
     questions = {k: v for k, v in copier_yml.items() if not k.startswith("_")}
+    assert questions.pop("before")["when"] is False  # computed, never asked
     assert len(questions) == 12
     for name, question in questions.items():
         assert question["help"].endswith("?"), name
