@@ -8,6 +8,12 @@ import pytest
 from projects import Render, copy, snapshot
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("copier-brax-env")
+    group.addoption("--combinations", type=int, default=60, help="of updates and edits, 500 or so")
+    group.addoption("--examples", type=int, default=150, help="of sets of answers, 2000 or so")
+
+
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The template's repository, copied."""

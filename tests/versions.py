@@ -1,0 +1,217 @@
+"""Versions of the template that never were, to update to, and projects that someone worked on."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import copier
+import yaml
+
+PACKAGE = "template/src/{{package_name}}"
+
+# Whoever runs the tests may have no name, a signing key or hooks in the settings of git.
+GIT = {
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_TEMPLATE_DIR": "",
+    **{f"GIT_{who}_NAME": "n" for who in ("AUTHOR", "COMMITTER")},
+    **{f"GIT_{who}_EMAIL": "n@example.com" for who in ("AUTHOR", "COMMITTER")},
+}
+
+
+def git(folder: Path, *command: str) -> str:
+    return subprocess.run(
+        ["git", *command], cwd=folder, check=True, capture_output=True, text=True
+    ).stdout
+
+
+def commit(folder: Path, message: str = "Work") -> None:
+    if not (folder / ".git").exists():
+        git(folder, "init", "-q", "-b", "main")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "--allow-empty", "-m", message)
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text, f"{path} has no {old!r} any more; the tests need another"
+    path.write_text(text.replace(old, new, 1))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """What is in a project, by name; what git ignores and git itself left out."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and ".git" not in path.relative_to(folder).parts
+    }
+
+
+def answers_of(project: Path) -> dict[str, Any]:
+    return yaml.safe_load((project / ".copier-answers.yml").read_text())
+
+
+def update(project: Path, *, to: str | None = None, trust: bool = False, **answers: Any) -> None:
+    """As `copier update --defaults --data ...` does."""
+    copier.run_update(
+        project,
+        data=answers,
+        vcs_ref=to,
+        defaults=True,
+        overwrite=True,
+        quiet=True,
+        unsafe=trust,
+        settings=copier.Settings(),
+    )
+
+
+# ---- what a newer version may do ----------------------------------------------------------------
+
+
+def first(root: Path) -> None:
+    """The version that all others follow: the template as it is, with a file and a question that
+    can go, since nothing else needs them."""
+    (root / PACKAGE / "kit/spare.py").write_text(
+        '"""Spare. The template\'s: not for editing."""\n\nONE = 1\nTWO = 2\nTHREE = 3\nFOUR = 4\n'
+    )
+    question = 'colour:\n  type: str\n  default: red\n  ask: false\n  validator: "'
+    question += "{% from 'answers.jinja' import refusal %}{{ refusal('colour', colour) }}\"\n"
+    with (root / "copier.yml").open("a") as copier_yml:
+        copier_yml.write(f"\n{question}")
+    replace(root / "answers.jinja", 'texts = ["description"', 'texts = ["colour", "description"')
+    with (root / PACKAGE / "spec.py.jinja").open("a") as spec:
+        spec.write('COLOUR = "{{ colour }}"\n')
+
+
+def kit_changed(root: Path) -> None:
+    replace(root / PACKAGE / "kit/spare.py", "TWO = 2", "TWO = 2.0")
+    with (root / PACKAGE / "kit/wrappers.py").open("a") as wrappers:
+        wrappers.write("\n\nNEWER = True\n")
+
+
+def kit_added(root: Path) -> None:
+    (root / PACKAGE / "kit/added.py").write_text('"""New. The template\'s."""\n')
+
+
+def kit_removed(root: Path) -> None:
+    (root / PACKAGE / "kit/spare.py").unlink()
+
+
+def kit_renamed(root: Path) -> None:
+    """Without a migration, as if by oversight: the edits of those who broke the rules are lost."""
+    (root / PACKAGE / "kit/spare.py").rename(root / PACKAGE / "kit/renamed.py")
+
+
+def question_added(root: Path) -> None:
+    with (root / "copier.yml").open("a") as copier_yml:
+        copier_yml.write("\ngravity:\n  type: int\n  default: 9\n  ask: false\n")
+    replace(root / "answers.jinja", 'limits = {', 'limits = {"gravity": (1, 100), ')
+    with (root / PACKAGE / "spec.py.jinja").open("a") as spec:
+        spec.write("GRAVITY = {{ gravity }}\n")
+
+
+def question_removed(root: Path) -> None:
+    text = (root / "copier.yml").read_text()
+    (root / "copier.yml").write_text(text[: text.index("\ncolour:")])
+    replace(root / "answers.jinja", '"colour", ', "")
+    replace(root / PACKAGE / "spec.py.jinja", 'COLOUR = "{{ colour }}"\n', "")
+
+
+def question_renamed(root: Path) -> None:
+    text = (root / "copier.yml").read_text().replace("colour", "hue")
+    text = text.replace("default: red", "default: \"{{ colour if colour is defined else 'red' }}\"")
+    (root / "copier.yml").write_text(text)
+    replace(root / "answers.jinja", '"colour", ', '"hue", ')
+    replace(root / PACKAGE / "spec.py.jinja", "{{ colour }}", "{{ hue }}")
+
+
+def default_changed(root: Path) -> None:
+    replace(root / "copier.yml", "default: red", "default: green")
+    replace(root / "copier.yml", "  default: 100\n", "  default: 250\n")
+
+
+def dependency_moved(root: Path) -> None:
+    pyproject = root / "template/pyproject.toml.jinja"
+    replace(pyproject, '    "tyro>=1.0.0",\n', '    "tyro>=1.0.1",\n    "typing-extensions>=4.12",\n')
+    replace(pyproject, '    "ruff>=0.14",\n', '    "ruff>=0.14.1",\n')
+
+
+def surroundings_changed(root: Path) -> None:
+    replace(root / "template/.github/workflows/ci.yml", "timeout-minutes: 15", "timeout-minutes: 20")
+    replace(root / "template/.gitignore", ".*_cache/\n", ".*_cache/\n/newer/\n")
+
+
+def yours_changed(root: Path) -> None:
+    """What only projects made from now on get to see."""
+    for name in ("env.py", "config.py"):
+        with (root / PACKAGE / f"{name}.jinja").open("a") as file:
+            file.write("\n# newer\n")
+    replace(root / "template/README.md.jinja", "## Where to write", "## Newer\n\n## Where to write")
+    replace(root / "template/LICENSE.jinja", "MIT License", "The MIT License")
+    (root / "template/tests/test_env.py.jinja").unlink()
+
+
+CHANGES: dict[str, Callable[[Path], None]] = {
+    change.__name__: change
+    for change in (
+        kit_changed,
+        kit_added,
+        kit_removed,
+        kit_renamed,
+        question_added,
+        question_removed,
+        question_renamed,
+        default_changed,
+        dependency_moved,
+        surroundings_changed,
+        yours_changed,
+    )
+}
+# Two that can't both be.
+CLASHES = [
+    {"kit_changed", "kit_removed"},
+    {"kit_removed", "kit_renamed"},
+    {"question_removed", "question_renamed"},
+    {"question_removed", "default_changed"},
+    {"question_renamed", "default_changed"},
+]
+
+
+class Versions:
+    """A repository whose v0.1.0 many versions follow, each of them straight."""
+
+    def __init__(self, repository: Path, template: Path) -> None:
+        self.repository = repository
+        shutil.copytree(template, repository)
+        first(repository)
+        commit(repository)
+        git(repository, "tag", "v0.1.0")
+        self.tags: dict[str, str] = {}
+
+    def with_changes(self, *changes: Callable[[Path], None]) -> str:
+        """The tag of the version that has all of `changes`."""
+        key = " ".join(sorted(change.__name__ for change in changes))
+        if key not in self.tags:
+            git(self.repository, "checkout", "-q", "--detach", "v0.1.0")
+            for change in changes:
+                change(self.repository)
+            commit(self.repository, key or "nothing")
+            git(self.repository, "tag", tag := f"v0.{len(self.tags) + 2}.0")
+            self.tags[key] = tag
+        return self.tags[key]
+
+    def project(self, target: Path, tag: str = "v0.1.0", **answers: Any) -> Path:
+        """A project as that version makes it."""
+        copier.run_copy(
+            str(self.repository),
+            target,
+            data=answers,
+            vcs_ref=tag,
+            defaults=True,
+            quiet=True,
+            settings=copier.Settings(),
+        )
+        return target
