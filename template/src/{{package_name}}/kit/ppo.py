@@ -307,7 +307,7 @@ def make_ppo(
             change, optimizer_state = optimizer.update(grads, optimizer_state)
             return (optax.apply_updates(params, change), optimizer_state, key), metrics
 
-        def learn_from_all(carry: Any, _: None) -> Any:
+        def learn_from_all(carry: Any, _: Any) -> Any:
             params, optimizer_state, key = carry
             key, key_order, key_grad = jax.random.split(key, 3)
             order = jax.random.permutation(key_order, config.batch_size * config.num_minibatches)
