@@ -108,7 +108,7 @@ def kit_renamed(root: Path) -> None:
 def question_added(root: Path) -> None:
     with (root / "copier.yml").open("a") as copier_yml:
         copier_yml.write("\ngravity:\n  type: int\n  default: 9\n  ask: false\n")
-    replace(root / "answers.jinja", 'limits = {', 'limits = {"gravity": (1, 100), ')
+    replace(root / "answers.jinja", "limits = {", 'limits = {"gravity": (1, 100), ')
     with (root / PACKAGE / "spec.py.jinja").open("a") as spec:
         spec.write("GRAVITY = {{ gravity }}\n")
 
@@ -133,14 +133,22 @@ def default_changed(root: Path) -> None:
     replace(root / "copier.yml", "  default: 100\n", "  default: 250\n")
 
 
+def validator_tightened(root: Path) -> None:
+    replace(root / "answers.jinja", "65536", "512")
+
+
 def dependency_moved(root: Path) -> None:
     pyproject = root / "template/pyproject.toml.jinja"
-    replace(pyproject, '    "tyro>=1.0.0",\n', '    "tyro>=1.0.1",\n    "typing-extensions>=4.12",\n')
+    replace(
+        pyproject, '    "tyro>=1.0.0",\n', '    "tyro>=1.0.1",\n    "typing-extensions>=4.12",\n'
+    )
     replace(pyproject, '    "ruff>=0.14",\n', '    "ruff>=0.14.1",\n')
 
 
 def surroundings_changed(root: Path) -> None:
-    replace(root / "template/.github/workflows/ci.yml", "timeout-minutes: 15", "timeout-minutes: 20")
+    replace(
+        root / "template/.github/workflows/ci.yml", "timeout-minutes: 15", "timeout-minutes: 20"
+    )
     replace(root / "template/.gitignore", ".*_cache/\n", ".*_cache/\n/newer/\n")
 
 
