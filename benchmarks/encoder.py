@@ -14,7 +14,9 @@ import project
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--updates", type=int, default=1, help="updates to time of the plain one")
     arguments = parser.parse_args()
     with project.rendered("hybrid") as src:

@@ -58,9 +58,27 @@ def give_back_device_put_replicated() -> None:
         jax.device_put_replicated = put
 
 
-BRAX_TAKES = (
-    "num_timesteps episode_length action_repeat seed num_envs unroll_length batch_size "
-    "num_minibatches num_updates_per_batch learning_rate entropy_cost discounting gae_lambda "
-    "clipping_epsilon reward_scaling vf_loss_coefficient max_grad_norm normalize_observations "
-    "num_evals num_eval_envs deterministic_eval"
-).split()
+# The settings that `ppo.train` takes under the same names.
+BRAX_TAKES = [
+    "num_timesteps",
+    "episode_length",
+    "action_repeat",
+    "seed",
+    "num_envs",
+    "unroll_length",
+    "batch_size",
+    "num_minibatches",
+    "num_updates_per_batch",
+    "learning_rate",
+    "entropy_cost",
+    "discounting",
+    "gae_lambda",
+    "clipping_epsilon",
+    "reward_scaling",
+    "vf_loss_coefficient",
+    "max_grad_norm",
+    "normalize_observations",
+    "num_evals",
+    "num_eval_envs",
+    "deterministic_eval",
+]

@@ -31,9 +31,7 @@ def main() -> None:
     if arguments.worker:
         measure(*arguments.worker, seeds=arguments.seeds, brax=arguments.brax)
         return
-    print(
-        "| kind | loop | return of each seed | best | random | gap of each seed | allowed | seconds |"
-    )
+    print("| kind | loop | returns, by seed | best | random | gaps, by seed | allowed | seconds |")
     print("| --- | --- | --- | ---: | ---: | --- | ---: | ---: |", flush=True)
     failed = 0
     for kind in LIMITS:
