@@ -3,8 +3,8 @@
     python benchmarks/speed.py [--repeats 5]
 
 Each measurement is a process of its own, the two loops in turn, first with an empty compilation
-cache (cold), then with what that left (warm). Printed are medians, and the ratios of Brax's figure to
-the loop's.
+cache (cold), then with what that left (warm). Printed are medians, and what
+Brax's figure is as a multiple of the loop's.
 """
 
 import argparse
