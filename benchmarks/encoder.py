@@ -1,6 +1,6 @@
 """The emitted encoder beside plain convolutions: PPO steps/s of the hybrid skeleton.
 
-    python benchmarks/encoder.py [--updates 1]
+    python benchmarks/encoder.py [--repeats 3]
 
 Both train the same project with the same settings; only the encoder differs. The plain one is two
 3x3 convolutions with 16 and 32 features, each followed by 2x2 max-pooling through a reshape (the
@@ -8,6 +8,7 @@ fastest way to pool on a CPU), and a dense layer; `max_pool` itself did not fini
 """
 
 import argparse
+import dataclasses
 import time
 
 import project
@@ -17,7 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--updates", type=int, default=1, help="updates to time of the plain one")
+    parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     with project.rendered("hybrid") as src:
         my_env = project.import_project(src)
@@ -45,7 +46,8 @@ def main() -> None:
                 return jnp.concatenate([seen, nn.swish(nn.Dense(64)(vector))], -1)
 
         def speed(encoder, updates: int) -> float:
-            config = Config()
+            # One minibatch of the usual size instead of 16: as much work for each step, sooner done.
+            config = dataclasses.replace(Config(), num_minibatches=1)
             factory = make_network_factory(actions=spec.ACTIONS, encoder=encoder)
             ppo = make_ppo(my_env.MyEnv(), config, factory)
             state = jax.jit(ppo.init)(np.uint32(0))
@@ -57,12 +59,10 @@ def main() -> None:
             return updates * config.steps_per_update / (time.perf_counter() - start)
 
         print(f"{jax.devices()[0].device_kind}, JAX {jax.__version__}")
-        rounds = [speed(HybridEncoder(), 5 * arguments.updates)]
-        plain = speed(PlainEncoder(), arguments.updates)
-        rounds.append(speed(HybridEncoder(), 5 * arguments.updates))
-        ours = sum(rounds) / len(rounds)
-        print(f"emitted {ours:,.0f} steps/s (before and after: {rounds[0]:,.0f}, {rounds[1]:,.0f})")
-        print(f"plain   {plain:,.1f} steps/s\nratio   {ours / plain:,.0f}")
+        print("| emitted, steps/s | plain, steps/s | ratio |\n| ---: | ---: | ---: |", flush=True)
+        for _ in range(arguments.repeats):
+            ours, plain = speed(HybridEncoder(), 40), speed(PlainEncoder(), 1)
+            print(f"| {ours:,.0f} | {plain:,.1f} | {ours / plain:,.0f} |", flush=True)
 
 
 if __name__ == "__main__":
