@@ -1,11 +1,14 @@
 """What the tests share: a template that nobody edits meanwhile, and projects made from it."""
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from projects import Render, copy, snapshot
+from versions import GIT, Versions, commit
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,3 +35,26 @@ def render(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Render:
         return projects[key]
 
     return render
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _git_without_settings() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in GIT.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="session")
+def made(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Versions:
+    if not shutil.which("git"):
+        pytest.skip("needs git")
+    return Versions(tmp_path_factory.mktemp("versions") / "copier-brax-env", template)
+
+
+@pytest.fixture
+def project(made: Versions, tmp_path: Path) -> Path:
+    """A project of the first version, as someone would have committed it."""
+    made.project(tmp_path / "my-env")
+    commit(tmp_path / "my-env")
+    return tmp_path / "my-env"

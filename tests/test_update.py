@@ -25,9 +25,10 @@ from projects import REPOSITORY, copy
 from versions import (
     CHANGES,
     CLASHES,
-    GIT,
+    YOURS,
     Versions,
     answers_of,
+    changed,
     commit,
     files,
     git,
@@ -36,38 +37,6 @@ from versions import (
 )
 
 COPIER = [sys.executable, "-m", "copier"]
-
-YOURS = {
-    "LICENSE",
-    "README.md",
-    "src/my_env/config.py",
-    "src/my_env/encoder.py",
-    "src/my_env/env.py",
-    "tests/test_env.py",
-}
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _git_without_settings() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in GIT.items():
-            patch.setenv(name, value)
-        yield
-
-
-@pytest.fixture(scope="session")
-def made(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Versions:
-    if not shutil.which("git"):
-        pytest.skip("needs git")
-    return Versions(tmp_path_factory.mktemp("versions") / "copier-brax-env", template)
-
-
-@pytest.fixture
-def project(made: Versions, tmp_path: Path) -> Path:
-    """A project of the first version, as someone would have committed it."""
-    made.project(tmp_path / "my-env")
-    commit(tmp_path / "my-env")
-    return tmp_path / "my-env"
 
 
 # ---- any update of any project ------------------------------------------------------------------
@@ -244,11 +213,6 @@ def merged(
 
 
 # ---- an answer changed --------------------------------------------------------------------------
-
-
-def changed(project: Path) -> set[str]:
-    """What is not as it was committed."""
-    return {line[3:] for line in git(project, "status", "--porcelain", "-uall").splitlines()}
 
 
 def copier_update(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

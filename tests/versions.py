@@ -1,6 +1,7 @@
 """Versions of the template that never were, to update to, and projects that someone worked on."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -19,6 +20,17 @@ GIT = {
     "GIT_TEMPLATE_DIR": "",
     **{f"GIT_{who}_NAME": "n" for who in ("AUTHOR", "COMMITTER")},
     **{f"GIT_{who}_EMAIL": "n@example.com" for who in ("AUTHOR", "COMMITTER")},
+}
+
+
+# What an update never touches, in a project called my-env.
+YOURS = {
+    "LICENSE",
+    "README.md",
+    "src/my_env/config.py",
+    "src/my_env/encoder.py",
+    "src/my_env/env.py",
+    "tests/test_env.py",
 }
 
 
@@ -52,6 +64,11 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def answers_of(project: Path) -> dict[str, Any]:
     return yaml.safe_load((project / ".copier-answers.yml").read_text())
+
+
+def changed(project: Path) -> set[str]:
+    """What is not as it was committed."""
+    return {line[3:] for line in git(project, "status", "--porcelain", "-uall").splitlines()}
 
 
 def update(project: Path, *, to: str | None = None, trust: bool = False, **answers: Any) -> None:
@@ -115,7 +132,7 @@ def question_added(root: Path) -> None:
 
 def question_removed(root: Path) -> None:
     text = (root / "copier.yml").read_text()
-    (root / "copier.yml").write_text(text[: text.index("\ncolour:")])
+    (root / "copier.yml").write_text(re.sub(r"\ncolour:\n(  .*\n)+", "", text))
     replace(root / "answers.jinja", '"colour", ', "")
     replace(root / PACKAGE / "spec.py.jinja", 'COLOUR = "{{ colour }}"\n', "")
 
