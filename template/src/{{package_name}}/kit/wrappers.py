@@ -1,7 +1,7 @@
 """From one environment to a batch that restarts by itself. The template's: not for editing."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,27 +14,56 @@ def wrap_for_training(
     episode_length: int = 1000,
     action_repeat: int = 1,
     randomization_fn: Callable[[Any], tuple[Any, Any]] | None = None,
+    *,
+    resets: Literal["fresh", "pool", "cached"] = "fresh",
+    starts_per_env: int = 1,
+    keep_final_obs: bool = False,
 ) -> Wrapper:
-    """Makes an environment ready for training: vmap, then episodes, then fresh auto-reset.
+    """Makes an environment ready for training: vmap, then episodes, then auto-reset.
 
-    What `brax.training.agents.ppo.train` takes as `wrap_env_fn`. Brax's own wrapper puts each
-    environment back to one and the same start for the whole run (google/brax#167); this one calls
-    `reset` with a new key each time.
+    What `brax.training.agents.ppo.train` takes as `wrap_env_fn`; the settings behind the star go
+    in with `functools.partial(wrap_for_training, resets="pool")`.
 
     Args:
       env: one environment, not yet batched.
       episode_length: steps after which an episode is cut off (`info["truncation"]` is 1 then).
       action_repeat: how often each action is applied; rewards add up.
       randomization_fn: domain randomisation, as Brax takes it.
+      resets: where a new episode starts. "fresh": where `reset` puts it, called with a new key.
+        "pool": at one of the starts made at the first reset, drawn anew each time; for a `reset`
+        that costs much more than a step. "cached": Brax's own, at one and the same start for the
+        whole run (google/brax#167), with `info` as the last episode left it.
+      starts_per_env: how many starts each environment makes for the pool; all share them.
+      keep_final_obs: whether `info["final_obs"]` holds the observation that the step ended in,
+        which `obs` does not at the end of an episode. For those who bootstrap from it.
 
     Returns:
       An environment whose `reset` takes keys of shape (batch, 2) uint32.
+
+    Raises:
+      ValueError: a setting is none of these, or can't go with another.
     """
+    if resets not in ("fresh", "pool", "cached"):
+        raise ValueError(f"resets is {resets!r}; it has to be 'fresh', 'pool' or 'cached'.")
+    if starts_per_env < 1:
+        raise ValueError(f"starts_per_env is {starts_per_env}; it has to be 1 or more.")
+    if resets == "cached" and keep_final_obs:
+        raise ValueError("keep_final_obs needs resets='fresh' or 'pool': Brax's own keep none.")
+    if resets == "pool" and randomization_fn is not None:
+        raise ValueError(
+            "resets='pool' shares starts among environments, which randomization_fn makes "
+            "different from each other; it needs resets='fresh' or 'cached'."
+        )
     if randomization_fn is None:
         batch: Wrapper = training.VmapWrapper(env)
     else:
         batch = training.DomainRandomizationVmapWrapper(env, randomization_fn)
-    return FreshAutoResetWrapper(training.EpisodeWrapper(batch, episode_length, action_repeat))
+    episodes = training.EpisodeWrapper(batch, episode_length, action_repeat)
+    if resets == "cached":
+        return training.AutoResetWrapper(episodes)
+    if resets == "pool":
+        return PoolAutoResetWrapper(episodes, keep_final_obs, starts_per_env)
+    return FreshAutoResetWrapper(episodes, keep_final_obs)
 
 
 class FreshAutoResetWrapper(Wrapper):
@@ -45,14 +74,17 @@ class FreshAutoResetWrapper(Wrapper):
     Entries of `info` that the wrappers made (`steps`, `truncation`, ...) keep their meaning.
     """
 
-    def __init__(self, env: training.EpisodeWrapper) -> None:
+    def __init__(self, env: training.EpisodeWrapper, keep_final_obs: bool = False) -> None:
         super().__init__(env)
-        self._reset = env.env.reset  # batched, without the episode's bookkeeping
+        self._batch = env.env  # without the episode's bookkeeping
+        self._keep_final_obs = keep_final_obs
 
     def reset(self, rng: jax.Array) -> State:
         keys = jax.vmap(jax.random.split)(rng)  # (batch, 2, 2)
         state = self.env.reset(keys[:, 0])
         state.info["reset_key"] = keys[:, 1]
+        if self._keep_final_obs:
+            state.info["final_obs"] = state.obs
         return state
 
     def step(self, state: State, action: jax.Array) -> State:
@@ -60,12 +92,14 @@ class FreshAutoResetWrapper(Wrapper):
         steps = jnp.where(state.done, 0.0, state.info["steps"])
         state = state.replace(info={**state.info, "steps": steps}, done=jnp.zeros_like(state.done))
         state = self.env.step(state, action)
+        if self._keep_final_obs:
+            state.info["final_obs"] = state.obs
         # Episodes mostly end together or not at all: then no reset is computed.
         return jax.lax.cond(jnp.any(state.done), self._restart, lambda state: state, state)
 
     def _restart(self, state: State) -> State:
         keys = jax.vmap(jax.random.split)(state.info["reset_key"])
-        fresh = self._reset(keys[:, 0])
+        fresh = self._start(keys[:, 0], state)
 
         def where_done(new: jax.Array, old: jax.Array) -> jax.Array:
             done = state.done.reshape(state.done.shape + (1,) * (jnp.ndim(old) - 1))
@@ -80,3 +114,45 @@ class FreshAutoResetWrapper(Wrapper):
                 **{key: jax.tree.map(where_done, renewed[key], state.info[key]) for key in renewed},
             },
         )
+
+    def _start(self, keys: jax.Array, state: State) -> State:
+        """A start for each environment; `obs`, `pipeline_state` and `info` of it are used."""
+        return self._batch.reset(keys)
+
+
+class PoolAutoResetWrapper(FreshAutoResetWrapper):
+    """Starts a new episode at a start drawn from a pool that the first reset made.
+
+    The pool is in `info["reset_pool"]`, (batch, starts_per_env, ...) in each leaf: `obs`,
+    `pipeline_state` and the environment's own `info`, as many times over as there are starts.
+    """
+
+    def __init__(
+        self,
+        env: training.EpisodeWrapper,
+        keep_final_obs: bool = False,
+        starts_per_env: int = 1,
+    ) -> None:
+        super().__init__(env, keep_final_obs)
+        self._starts_per_env = starts_per_env
+
+    def reset(self, rng: jax.Array) -> State:
+        keys = jax.vmap(lambda key: jax.random.split(key, 1 + self._starts_per_env))(rng)
+
+        def make(_: None, keys: jax.Array) -> tuple[None, tuple[Any, ...]]:
+            start = self._batch.reset(keys)
+            return None, (start.obs, start.pipeline_state, start.info)
+
+        pool = jax.lax.scan(make, None, jnp.swapaxes(keys[:, 1:], 0, 1))[1]
+        state = super().reset(keys[:, 0])
+        state.info["reset_pool"] = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), pool)
+        return state
+
+    def _start(self, keys: jax.Array, state: State) -> State:
+        pool = state.info["reset_pool"]
+        size = state.done.shape[0] * self._starts_per_env
+        drawn = jax.vmap(lambda key: jax.random.randint(key, (), 0, size))(keys)
+        obs, pipeline_state, info = jax.tree.map(
+            lambda x: x.reshape(size, *x.shape[2:])[drawn], pool
+        )
+        return state.replace(obs=obs, pipeline_state=pipeline_state, info=info)
