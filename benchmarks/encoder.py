@@ -46,7 +46,7 @@ def main() -> None:
                 return jnp.concatenate([seen, nn.swish(nn.Dense(64)(vector))], -1)
 
         def speed(encoder, updates: int) -> float:
-            # One minibatch of the usual size instead of 16: as much work for each step, sooner done.
+            # One minibatch of the usual size, not 16: as much work for each step, sooner done.
             config = dataclasses.replace(Config(), num_minibatches=1)
             factory = make_network_factory(actions=spec.ACTIONS, encoder=encoder)
             ppo = make_ppo(my_env.MyEnv(), config, factory)
