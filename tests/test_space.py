@@ -83,7 +83,7 @@ def test_any_set_of_answers(
     def check(sound: dict[str, Any], odd: dict[str, Any]) -> None:
         nonlocal refused
         answers, empty = sound | odd, tmp_path / "empty"
-        empty.mkdir()
+        empty.mkdir(exist_ok=True)
         target = empty / "it"
         if sentence := refusal(template, target, answers):
             (name,) = odd  # whatever else there is has to be accepted

@@ -581,11 +581,8 @@ def test_ci_says_when_there_is_a_newer_version(made: Versions, project: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("observation", ["vector", "hybrid"])
-def test_an_updated_project_passes_its_tests(
-    made: Versions, tmp_path: Path, observation: str
-) -> None:
-    project = made.project(tmp_path / "my-env", observation=observation)
+def test_an_updated_project_passes_its_tests(made: Versions, tmp_path: Path) -> None:
+    project = made.project(tmp_path / "my-env", observation="hybrid")
     append("src/my_env/env.py", "\n# mine\n")(project)
     EDITS["add a dependency"](project)
     commit(project)
