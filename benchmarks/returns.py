@@ -1,6 +1,6 @@
 """How near training comes to the best possible return, with the default settings, over seeds.
 
-    python benchmarks/returns.py [--seeds 5] [--brax]
+    python benchmarks/returns.py [--seeds 5] [--brax] [--kinds "hybrid discrete"]
 
 For each kind of project: the gap, which is the distance from the best possible return as a part of
 a random policy's distance, for the policy after training, over the same 256 starts; and with --brax
@@ -26,6 +26,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--brax", action="store_true")
+    parser.add_argument("--kinds", nargs="+", default=LIMITS, metavar="KIND")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
@@ -34,7 +35,7 @@ def main() -> None:
     print("| kind | loop | returns, by seed | best | random | gaps, by seed | allowed | seconds |")
     print("| --- | --- | --- | ---: | ---: | --- | ---: | ---: |", flush=True)
     failed = 0
-    for kind in LIMITS:
+    for kind in arguments.kinds:
         observation, actions = kind.split()
         with project.rendered(observation, actions) as src:
             command = [sys.executable, __file__, "--worker", kind, str(src)]

@@ -1,7 +1,9 @@
 """The commands of a project, and the Python in its README, as its user runs them."""
 
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,6 +111,20 @@ def test_a_run_that_is_killed_goes_on(trained: Path, work: Path, env: dict[str, 
     assert (work / "killed" / "checkpoints" / f"{asked:012d}.msgpack").is_file()
     rows = (work / "killed" / "metrics.jsonl").read_text().splitlines()
     assert len(rows) == len({row.split(",")[0] for row in rows})  # each number of steps once
+
+
+def test_check_says_what_no_longer_fits_a_changed_answer(
+    work: Path, env: dict[str, str], render: Render, tmp_path: Path
+) -> None:
+    changed = shutil.copytree(render(observation="vector", vector_size=7), tmp_path / "changed")
+    user_file = changed / "src" / "my_env" / "env.py"
+    user_file.write_text(user_file.read_text().replace("spec.OBSERVATION_SIZE", "2"))
+    env = env | {"PYTHONPATH": str(changed / "src")}
+    result = run(work, env, "-m", "my_env", "check", "--json")
+    assert result.returncode == 1
+    (found, *_) = json.loads(result.stdout)["violations"]
+    assert found["rule"] == "as-answered"
+    assert found["actual"] == "observation_size is 2"
 
 
 def test_what_changed_since_the_run_is_said(
