@@ -38,11 +38,14 @@ class Report:
       violations: all that was found, in the order of `RULES`.
       unchecked: rules that could not be looked at, and why not.
       seconds: how long it took.
+      stopped: whether the time was up. What it was at goes on in a thread of its own, and a
+        process that ends meanwhile should do so with `os._exit`.
     """
 
     violations: list[Violation]
     unchecked: dict[str, str]
     seconds: float
+    stopped: bool = False
 
     @property
     def ok(self) -> bool:
@@ -50,7 +53,7 @@ class Report:
         return all(v.severity != "error" for v in self.violations)
 
     def to_json(self) -> str:
-        """The report as JSON text: ok, seconds, violations, unchecked."""
+        """The report as JSON text: ok, violations, unchecked, seconds, stopped."""
         return json.dumps({"ok": self.ok, **asdict(self)}, indent=2, ensure_ascii=False)
 
 
@@ -107,7 +110,7 @@ def examine(
         violations.append(_stopped(time_limit, list(unchecked)))
     order = [rule.id for rule in RULES]
     violations.sort(key=lambda v: order.index(v.rule))
-    return Report(violations, unchecked, time.monotonic() - began)
+    return Report(violations, unchecked, time.monotonic() - began, late)
 
 
 def _stopped(time_limit: float, left: list[str]) -> Violation:

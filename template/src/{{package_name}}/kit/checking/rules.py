@@ -56,6 +56,7 @@ class Violation:
 
 
 Finding = tuple[str, str, str]  # expected, actual, fix
+MINE = "'mine': value"  # an entry of the user's own, in a mend
 Stage = Literal["declared", "traced", "run", "rollout", "wrapped", "end"]
 
 
@@ -115,6 +116,12 @@ def _(seen: Seen) -> Iterator[Finding]:
             if name == "step":
                 fix = "return state.replace(obs=obs, reward=reward, done=done)"
             yield "a brax State whose leaves are arrays", f"{name} gives {call.error}", fix
+
+
+@rule("runs-compiled", "error", "end", "what can be traced can be compiled and run")
+def _(seen: Seen) -> Iterator[Finding]:
+    if seen.crash is not None and not seen.broken():
+        yield _raised("the compiled step", seen.crash)
 
 
 @rule("observation-size", "error", "traced", "`observation_size` is the observation's true size")
@@ -249,7 +256,7 @@ def _(seen: Seen) -> Iterator[Finding]:
                 yield (
                     "(n,) observations; images under a key that starts with pixels/",
                     f"{function} gives {_name(path)} as {_shape(leaf)}",
-                    f'obs={{"pixels/{_key(path)}": image}}',
+                    "obs=" + _dict(f'"pixels/{_key(path)}": image'),
                 )
 
 
@@ -262,7 +269,7 @@ def _(seen: Seen) -> Iterator[Finding]:
                 continue
             if leaf.shape != () or not jnp.issubdtype(leaf.dtype, jnp.floating):
                 bad.add(path)
-                fix = f"metrics={{**state.metrics, {_key(path)!r}: jnp.mean(x, dtype=jnp.float32)}}"
+                fix = _extended("metrics", f"{_key(path)!r}: jnp.mean(x, dtype=jnp.float32)")
                 actual = f"{function} gives {_name(path)} as {_shape(leaf)}"
                 yield "() float32 in every metric", actual, fix
 
@@ -289,7 +296,7 @@ def _(seen: Seen) -> Iterator[Finding]:
         if guest and path in outputs and outputs[path].digest != jaxprs.input_digest(index):
             name = part(path)
             actual = f"step changes {_name(path)}, which is a wrapper's"
-            yield expected, actual, f"{name}={{**state.{name}, 'mine': value}}"
+            yield expected, actual, _extended(name, MINE)
             return
     for name in ("metrics", "info"):
         lost = [p for p in given if part(p) == name and p not in seen.reset.leaves | outputs]
@@ -298,7 +305,7 @@ def _(seen: Seen) -> Iterator[Finding]:
             own = [_key(p) for p in _of(seen.reset, name) if p not in outputs]
             actual = f"step drops {', '.join(map(repr, keys))} from {name}"
             actual += f", and its own {', '.join(map(repr, own))}" if own else ""
-            yield expected, actual, f"state.replace({name}={{**state.{name}, 'mine': value}})"
+            yield expected, actual, f"state.replace({_extended(name, MINE)})"
 
 
 @rule("reserved-keys", "error", "traced", "`metrics` and `info` use no name of the wrappers'")
@@ -313,7 +320,7 @@ def _(seen: Seen) -> Iterator[Finding]:
                 yield (
                     f"no {key!r} in {name}: a wrapper keeps its own there",
                     actual,
-                    (f"{name}={{**state.{name}, 'my_{key}': value}}"),
+                    _extended(name, f"'my_{key}': value"),
                 )
 
 
@@ -323,12 +330,12 @@ def _same_keys(seen: Seen, name: str) -> Iterator[Finding]:
         return
     before, after = _of(seen.reset, name), _of(seen.step, name)
     for path in after.keys() - before.keys():
-        fix = f"{name}={{{_key(path)!r}: jnp.zeros(())}}  # in reset"
+        fix = f"{name}=" + _dict(f"{_key(path)!r}: jnp.zeros(())") + "  # in reset"
         yield f"the same keys in {name} out of reset and step", f"step adds {_name(path)}", fix
     replaced = any(v.rule == "wrapper-keys" and f"from {name}" in v.actual for v in seen.violations)
     for path in before.keys() - after.keys():
         if not replaced:
-            fix = f"{name}={{**state.{name}, 'mine': value}}"
+            fix = _extended(name, MINE)
             yield f"the same keys in {name} out of reset and step", f"step drops {_name(path)}", fix
 
 
@@ -412,7 +419,10 @@ def _(seen: Seen) -> Iterator[Finding]:
 @rule("no-self-write", "error", "traced", "nothing is written to `self`")
 def _(seen: Seen) -> Iterator[Finding]:
     for function, calls in (("reset", seen.resets), ("step", seen.steps)):
-        names = sorted({name for call in calls for name in call.written})
+        names = sorted(
+            {name for call in calls for name in call.written}
+            | {name for call in calls[1:] for name in call.made}
+        )
         if names := [name for name in names if not _is_generator(seen.env, name)]:
             fix = "pipeline_state=state.pipeline_state.replace(count=count + 1)"
             yield (
@@ -460,7 +470,7 @@ def _(seen: Seen) -> Iterator[Finding]:
         yield (
             "two steps from one state are the same",
             actual,
-            (f"{name} = {{**state.{name}, {_key(seen.step.given[0])!r}: value}}"),
+            _extended(name, f"{_key(seen.step.given[0])!r}: value"),
         )
 
 
@@ -535,11 +545,11 @@ def _(seen: Seen) -> Iterator[Finding]:
     own = {_name(p) for p in stale if part(p) == "metrics"}
     for name in sorted(own):
         key = _key(f"state.{name}")
-        fix = f"metrics={{**state.metrics, {key!r}: reward}}"
+        fix = _extended("metrics", f"{key!r}: reward")
         yield expected, f"{name} is computed from its own last value", fix
     for name, total in _running_sums(seen):
         if f"metrics[{name!r}]" not in own:
-            fix = f"metrics={{**state.metrics, {name!r}: {total}}}"
+            fix = _extended("metrics", f"{name!r}: {total}")
             yield expected, f"metrics[{name!r}] is the sum of {total} so far", fix
 
 
@@ -606,7 +616,7 @@ def _(seen: Seen) -> Iterator[Finding]:
             yield (
                 "the given state stays as it was",
                 f"step writes {', '.join(names)} in place",
-                (f"{fields[0]}={{**state.{fields[0]}, ...}}  # instead of .update(...)"),
+                _extended(fields[0], "...") + "  # instead of .update(...)",
             )
 
 
@@ -729,12 +739,6 @@ def _(seen: Seen) -> Iterator[Finding]:
         yield "a reset that can be run whenever an episode ends", actual, fix
 
 
-@rule("runs-compiled", "error", "end", "what can be traced can be compiled and run")
-def _(seen: Seen) -> Iterator[Finding]:
-    if seen.crash is not None and not seen.broken():
-        yield _raised("the compiled step", seen.crash)
-
-
 @rule("time-limit", "warning", "end", "the check came to its end")
 def _(seen: Seen) -> Iterator[Finding]:
     if seen.rollout is not None and seen.rollout.steps < seen.episode_length:
@@ -772,6 +776,16 @@ def _raised(name: str, fail: Failure) -> Finding:
 
 def _name(path: str) -> str:
     return path.removeprefix("state.")
+
+
+def _dict(*items: str) -> str:
+    """A dict as Python writes it."""
+    return "{" + ", ".join(items) + "}"
+
+
+def _extended(name: str, item: str) -> str:
+    """A line that extends `metrics` or `info` rather than replaces it."""
+    return f"{name}=" + _dict(f"**state.{name}", item)
 
 
 def _key(path: str) -> str:

@@ -106,7 +106,8 @@ class Call:
       reading: what it computes.
       numbers: paths of leaves that are Python numbers.
       given: paths of the state it was given at which it put something else, in place.
-      written: what it wrote to the environment, as `self.count`.
+      written: what it changed on the environment, as `self.count`.
+      made: what it added there, no traced values: a constant, if it does so once.
       host_random: whether it drew from NumPy's or Python's own random numbers.
     """
 
@@ -115,6 +116,7 @@ class Call:
     numbers: frozenset[str]
     given: tuple[str, ...]
     written: tuple[str, ...]
+    made: tuple[str, ...]
     host_random: bool
 
     @property
@@ -156,10 +158,12 @@ def trace(env: Env, function: Callable[..., State], *args: Any) -> Call | Failur
         reading = jaxprs.read(closed)
     except BaseException as error:
         return failure(error, env)
+    written, made = changes(mine, snapshot(env))
     return Call(
         state=state,
         reading=reading,
-        written=tuple(changes(mine, snapshot(env))),
+        written=tuple(written),
+        made=tuple(made),
         host_random=theirs != _host_random_state(),
         **seen,
     )
@@ -203,6 +207,8 @@ def snapshot(env: Env) -> dict[str, Any]:
     def visit(name: str, x: Any, depth: int) -> None:
         if isinstance(x, np.ndarray):
             found[name] = (id(x), x.tobytes() if x.nbytes < 1_000_000 else None)
+        elif isinstance(x, jax.core.Tracer):
+            found[name] = f"traced {id(x)}"
         elif isinstance(x, np.random.Generator | np.random.RandomState | random.Random):
             found[name] = f"random state {_generator_state(x)}"
         elif isinstance(x, bool | int | float | complex | str | bytes | None):
@@ -240,14 +246,15 @@ def _generator_state(x: Any) -> Any:
     return x.get_state() if isinstance(x, np.random.RandomState) else x.getstate()
 
 
-def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Names whose value changed, came or went; the deepest name alone."""
-    names = [n for n in {**before, **after} if before.get(n, before) != after.get(n, after)]
-    return [n for n in names if not any(m != n and m.startswith(n) for m in names)]
+def changes(before: dict[str, Any], after: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Names whose value changed, and names that are new; the deepest of a name alone."""
+    new = [n for n in after if n not in before and not str(after[n]).startswith("traced ")]
+    changed = [n for n in {**before, **after} if n not in new and before.get(n) != after.get(n)]
 
+    def deepest(names: list[str]) -> list[str]:
+        return [n for n in names if not any(m != n and m.startswith(n) for m in names)]
 
-def shape_of(x: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=getattr(x, "weak_type", False))
+    return deepest(changed), deepest(new)
 
 
 KEY = jax.ShapeDtypeStruct((2,), jnp.uint32)
