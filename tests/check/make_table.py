@@ -34,7 +34,7 @@ def give_back_device_put_replicated() -> None:
         return jax.device_put(stack, sharding)
 
     if not hasattr(jax, "device_put_replicated"):
-        jax.device_put_replicated = device_put_replicated  # type: ignore[attr-defined]
+        jax.device_put_replicated = device_put_replicated  # type: ignore
 
 
 def what_ppo_says(env: Env, *, discrete: bool) -> str:
