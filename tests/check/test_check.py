@@ -22,19 +22,19 @@ from rich.console import Console
 LENGTH = 60
 SEVERITIES = {rule.id: rule.severity for rule in RULES}
 
-# Brax's physics take long to compile: most of it stays with the slow tests.
+# Brax's physics take long to compile: most of it stays with the long tests.
 QUICK = {"brax inverted_double_pendulum spring", "gymnax CartPole-v1", "gymnax Breakout-MinAtar"}
 QUICK |= {"gymnax Pendulum-v1", "gymnax Catch-bsuite", "gymnax FourRooms-misc"}
 
 
 def planted() -> list[Any]:
-    """Each defect in each of its bases; those behind the first are slow."""
+    """Each defect in each of its bases; those behind the first are long."""
     return [
         pytest.param(
             defect,
             base,
             id=f"{defect.rule}-{defect.title}-{base.__name__}".replace(" ", "_"),
-            marks=[pytest.mark.slow] if i else [],
+            marks=[pytest.mark.long] if i else [],
         )
         for defect in DEFECTS
         for i, base in enumerate(defect.bases)
@@ -83,7 +83,7 @@ def test_correct_environment_passes(name: str, score: Counter[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in FOREIGN]
+    "name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.long]) for n in FOREIGN]
 )
 def test_foreign_environment_passes(name: str, score: Counter[str]) -> None:
     if name.startswith("gymnax"):
