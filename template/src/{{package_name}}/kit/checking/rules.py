@@ -453,7 +453,11 @@ def _(seen: Seen) -> Iterator[Finding]:
     for function, held in seen.leaks.items():
         if not seen.broken("no-self-write"):
             fix = "info={**state.info, 'seen': value}  # return it, don't keep it elsewhere"
-            yield "values stay inside the functions", f"{function} leaves one in {held}", fix
+            yield (
+                "values stay inside the functions",
+                f"{function} leaves a traced value in {held}",
+                fix,
+            )
 
 
 @rule("given-state-kept", "error", "traced", "`step` does not change what the given state says")

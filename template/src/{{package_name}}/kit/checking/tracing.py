@@ -9,6 +9,7 @@ import numbers
 import random
 import re
 import site
+import sys
 import sysconfig
 import traceback
 import types
@@ -170,28 +171,38 @@ def trace(env: Env, function: Callable[..., State], *args: Any) -> Call | Failur
 
 
 def leak(function: Callable[..., State], *args: Any) -> str | None:
-    """Where `function` left a traced value behind, in JAX's words; None if it did not."""
-    try:
-        with jax.checking_leaks():
-            jax.eval_shape(lambda *args: function(*args), *args)
-        return None
-    except BaseException as error:
-        if "Leaked" not in str(error):
-            return None
-        lines = [line.strip() for line in str(error).splitlines()]
-        told = [line.split("is referred to by ")[-1] for line in lines if "referred to by" in line]
-    # JAX's own caches hold traced values too, for as long as they like: only what is still there
-    # without them was kept by someone else.
-    kept: list[Any] = []
+    """Where `function` left a traced value behind; None if it did not."""
+    traces: list[Any] = []
 
     def call(*args: Any) -> State:
-        kept.extend(weakref.ref(x._trace) for x in jax.tree.leaves(args)[:1])
+        traces.extend(weakref.ref(x._trace) for x in jax.tree.leaves(args)[:1])
         return function(*args)
 
-    jax.eval_shape(call, *args)
+    def left() -> bool:
+        gc.collect()
+        return any(trace() is not None for trace in traces)
+
+    try:
+        jax.eval_shape(call, *args)
+    except BaseException:  # `trace` tells of it
+        return None
+    if not left():
+        return None
+    # JAX's own caches hold traced values too, for as long as they like: only what is still there
+    # without them was kept by someone else.
     jax.clear_caches()
-    gc.collect()
-    return ("; ".join(told[:2]) or lines[0]) if any(ref() is not None for ref in kept) else None
+    if not left():
+        return None
+    values = [x for x in gc.get_referrers(traces[0]()) if isinstance(x, jax.core.Tracer)]
+    holders = [x for x in gc.get_referrers(*values) if x is not values]
+    names = [
+        f"{module.__name__}.{name}"
+        for module in list(sys.modules.values())
+        for name, value in list(getattr(module, "__dict__", {}).items())
+        if any(value is holder for holder in holders)
+    ]
+    kinds = {type(x).__name__ for x in holders if isinstance(x, list | dict | set | tuple)}
+    return ", ".join(names) or " or ".join(f"a {kind}" for kind in sorted(kinds)) or "an object"
 
 
 def _host_random_state() -> bytes:
