@@ -148,9 +148,11 @@ def test_even_an_exit_does_not_get_out() -> None:
 @pytest.mark.parametrize("where", ["traced", "run"])
 def test_it_stops_by_itself(where: str) -> None:
     """In a process of its own, since what it gave up on goes on meanwhile."""
+    here = Path(__file__).parent
+    paths = [str(here), str(here.parents[1] / "template" / "src" / "{{package_name}}")]
     code = f"""
 import sys, time
-sys.path[:0] = {sys.path[:2]!r}
+sys.path[:0] = {paths!r}
 import jax, numpy as np
 from bases import Point
 from defects import edited
