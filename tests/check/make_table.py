@@ -92,8 +92,13 @@ def defects() -> list[str]:
         check = what_check_says(defect.plant(base)(), defect)
         train = what_ppo_says(defect.plant(base)(), discrete=base.__name__ == "Maze")
         lines.append(f"| {defect.title} | {train} | {check} |")
-    silent = sum("trains in silence" in line for line in lines)
-    return [f"{silent} of {len(DEFECTS)} train in silence.", "", *lines]
+    severity = {rule.id: rule.severity for rule in RULES}
+    counts = []
+    for kind in ("error", "warning"):
+        rows = [row for d, row in zip(DEFECTS, lines[2:], strict=True) if severity[d.rule] == kind]
+        silent = sum("trains in silence" in row for row in rows)
+        counts.append(f"{silent} of the {len(rows)} {kind}s")
+    return [f"Trained in silence: {' and '.join(counts)}.", "", *lines]
 
 
 def put(page: str, name: str, lines: list[str]) -> str:

@@ -528,7 +528,10 @@ def _(seen: Seen) -> Iterator[Finding]:
     if hits:
         t, i, _, _ = min(hits)
         first = [h for h in hits if h[0] == t]
-        names = ", ".join(f"{_name(path)} ({what})" for _, _, path, what in first)
+        kinds: dict[str, list[str]] = {}
+        for _, _, path, what in first:
+            kinds.setdefault(_name(path), []).append(what)
+        names = ", ".join(f"{name} ({' and '.join(what)})" for name, what in kinds.items())
         later = sorted({_name(h[2]) for h in hits} - {_name(h[2]) for h in first})
         at_reset = not all(np.all(np.isfinite(starts[h[2]])) for h in first)
         stepped = not (t == 0 and at_reset)
@@ -894,8 +897,9 @@ def _running_sums(seen: Seen) -> Iterator[tuple[str, str]]:
 
 
 def _static_change(seen: Seen) -> str:
-    before, after = (str(jax.tree.structure(c.state)) for _, c in _calls(seen))
-    if before != after:
-        at = next(i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b)
-        return f"a static field of the state changes, near {before[max(0, at - 40) : at + 20]!r}"
-    return "it gives a state that JAX takes for one of another kind"
+    before, after = (str(jax.tree.structure(call.state)) for _, call in _calls(seen))
+    if before == after:
+        return "it gives a state that JAX takes for one of another kind"
+    at = next(i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b)
+    owners = re.findall(r"CustomNode\((\w+)", before[:at])
+    return f"a static field of {owners[-1] if owners else 'the state'} changes"

@@ -67,7 +67,8 @@ def failure(error: BaseException, env: Env) -> Failure:
     own = own or frames
     where = f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else type(env).__name__
     says = " ".join(line.strip() for line in lines[: 4 if lines[0].endswith(":") else 1])
-    return Failure(error, where, f"{type(error).__name__}: {says}"[:400])
+    kind = type(error).__name__
+    return Failure(error, where, f"{kind}: {says}"[:400] if says else kind)
 
 
 # TREES: leaves by name, as a reader would write it.
@@ -147,7 +148,8 @@ def trace(env: Env, function: Callable[..., State], *args: Any) -> Call | Failur
             raise NotAState(f"a {type(state).__name__}")
         for path, leaf in leaves(state).items():
             if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float):
-                raise NotAState(f"{path} is {leaf!r:.40}, a {type(leaf).__name__}")
+                name = path.removeprefix("state.")
+                raise NotAState(f"{name} is {leaf!r:.40}, a {type(leaf).__name__}")
         seen["numbers"] = frozenset(
             p for p, leaf in leaves(state).items() if type(leaf) in (bool, int, float)
         )
