@@ -151,6 +151,7 @@ def default_changed(root: Path) -> None:
 
 
 def validator_tightened(root: Path) -> None:
+    """Whoever answered less can go on."""
     replace(root / "answers.jinja", "65536", "512")
 
 
@@ -190,6 +191,7 @@ CHANGES: dict[str, Callable[[Path], None]] = {
         question_removed,
         question_renamed,
         default_changed,
+        validator_tightened,
         dependency_moved,
         surroundings_changed,
         yours_changed,
