@@ -10,10 +10,13 @@ import pytest
 from projects import Render, copy, snapshot
 from versions import GIT, Versions, commit
 
+collect_ignore = ["golden"]  # projects; their tests are no tests of ours
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("copier-brax-env")
     group.addoption("--combinations", type=int, default=60, help="of updates and edits, 500 or so")
+    group.addoption("--rewrite", action="store_true", help="the golden projects, where they differ")
     group.addoption("--examples", type=int, default=150, help="of sets of answers, 2000 or so")
 
 
