@@ -181,7 +181,6 @@ def brax(src: Path, threshold: float) -> dict:
 
 def environment(src: Path, _: float) -> dict:
     my_env = project.import_project(src)
-    from brax.envs.wrappers.training import wrap
     from my_env import spec
     from my_env.kit.rollout import measure_speed
 
@@ -192,7 +191,7 @@ def environment(src: Path, _: float) -> dict:
                 spec.ACTIONS,
                 num_envs,
                 episode_length=spec.EPISODE_LENGTH,
-                **({"wrap_env_fn": wrap} if name == "brax" else {}),
+                resets="cached" if name == "brax" else "fresh",
             )
             for name in ("emitted", "brax")
         }

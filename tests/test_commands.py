@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import flax
 import pytest
 from PIL import Image
 from projects import Render
@@ -72,6 +73,16 @@ def test_play_compares_with_a_random_policy_and_draws(
     assert float(returns["trained"]) > float(returns["random"]) / 2
     with Image.open(trained / "play.gif") as gif:
         assert getattr(gif, "n_frames") > 10  # noqa: B009 - not every format has it
+
+
+def test_a_dear_reset_is_made_once_and_drawn_from(work: Path, env: dict[str, str]) -> None:
+    train = ["-m", "my_env", "train", "--num-timesteps", "4096", "--num-evals", "2"]
+    result = run(work, env, *train, "--resets", "pool", "--num-starts", "40", "--run-dir", "pool")
+    assert (result.returncode, result.stderr) == (0, "")
+    # The starts are among what a run goes on from: 3 for each of 16 environments.
+    (newest,) = (work / "pool" / "checkpoints").glob("*4096.msgpack")
+    kept = flax.serialization.msgpack_restore(newest.read_bytes())
+    assert kept[".env_state.info['reset_pool'][0]"].shape == (16, 3, 2)
 
 
 def test_bench_prints_speeds(work: Path, env: dict[str, str]) -> None:

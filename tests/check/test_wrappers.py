@@ -143,7 +143,7 @@ def test_fresh_starts_are_what_reset_gives() -> None:
 
 
 def test_pooled_starts_are_drawn_from_the_pool() -> None:
-    wrapped = wrap_for_training(Walk(), LENGTH, resets="pool", starts_per_env=8)
+    wrapped = wrap_for_training(Walk(), LENGTH, resets="pool", num_starts=8 * BATCH)
     states = run(wrapped, np.ones((3 * LENGTH, BATCH, 1), np.float32))
     pool = states[0].info["reset_pool"][0][..., 0]
     where = starts(states)[1:]
@@ -210,7 +210,7 @@ def test_randomised_domains_keep_their_place() -> None:
 
 
 def test_settings_go_in_as_keywords() -> None:
-    wrap = functools.partial(wrap_for_training, resets="pool", starts_per_env=2)
+    wrap = functools.partial(wrap_for_training, resets="pool", num_starts=2 * BATCH - 1)
     keys = jax.ShapeDtypeStruct((BATCH, 2), jnp.uint32)
     state = jax.eval_shape(wrap(Walk(), episode_length=3, action_repeat=1).reset, keys)
     assert state.info["reset_pool"][0].shape == (BATCH, 2, 2)
@@ -220,7 +220,7 @@ def test_settings_go_in_as_keywords() -> None:
     "settings",
     [
         {"resets": "never"},
-        {"starts_per_env": 0},
+        {"num_starts": 0},
         {"resets": "cached", "keep_final_obs": True},
         {"resets": "pool", "randomization_fn": randomize},
     ],

@@ -13,7 +13,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, get_args
 
 import flax
 import jax
@@ -26,7 +26,7 @@ from brax.training.agents.ppo import losses
 from brax.training.agents.ppo.networks import PPONetworks, make_inference_fn
 
 from .rollout import run_episodes
-from .wrappers import wrap_for_training
+from .wrappers import Resets, wrap_for_training
 
 Metrics = dict[str, jax.Array]
 
@@ -41,6 +41,10 @@ class PPOConfig:
     """Steps after which an episode is cut off."""
     action_repeat: int = 1
     """How often each action is applied."""
+    resets: Resets = "fresh"
+    """Where episodes start: anew, at one of a pool of starts, or all at one, as in Brax."""
+    num_starts: int = 256
+    """Starts in the pool; for a `reset` that costs much more than a step."""
     seed: int = 0
     """Everything random in a run follows from it."""
 
@@ -97,7 +101,10 @@ class PPOConfig:
         found = []
         for field in fields(PPOConfig):
             value, name = getattr(self, field.name), field.name
-            if name == "seed":
+            if name == "resets":
+                if value not in (known := get_args(Resets)):
+                    found.append(f"resets is {value!r}; it has to be one of {', '.join(known)}.")
+            elif name == "seed":
                 if not 0 <= value < 2**32:
                     found.append(f"seed is {value}; it has to be from 0 to {2**32 - 1}.")
             elif name in ("discounting", "gae_lambda"):
@@ -193,7 +200,7 @@ def make_ppo(
     environment: Env,
     config: PPOConfig,
     network_factory: types.NetworkFactory[PPONetworks],
-    wrap_env_fn: Callable[..., Env] = wrap_for_training,
+    wrap_env_fn: Callable[..., Env] | None = None,
 ) -> PPO:
     """Builds the functions that train `environment`; compiles and runs nothing.
 
@@ -201,7 +208,7 @@ def make_ppo(
       environment: one environment, not yet batched.
       config: settings without `problems()`.
       network_factory: as `ppo.train` takes it.
-      wrap_env_fn: as `ppo.train` takes it.
+      wrap_env_fn: as `ppo.train` takes it; `wrap_for_training`, as `config` says, if None.
 
     Raises:
       ValueError: PPO can't run with these settings.
@@ -209,9 +216,15 @@ def make_ppo(
     if problems := config.problems():
         raise ValueError(" ".join(problems))
 
-    env = wrap_env_fn(
-        environment, episode_length=config.episode_length, action_repeat=config.action_repeat
-    )
+    def wrap(**resets: Any) -> Env:
+        wrap = wrap_env_fn or functools.partial(wrap_for_training, **resets)
+        return wrap(
+            environment, episode_length=config.episode_length, action_repeat=config.action_repeat
+        )
+
+    env = wrap(resets=config.resets, num_starts=config.num_starts)
+    # An evaluation looks at one episode of each: no other start is needed.
+    eval_env = wrap(resets="cached")
     key_shape = jax.ShapeDtypeStruct((config.num_envs, 2), jnp.uint32)
     obs_shape = jax.tree.map(lambda x: x.shape[1:], jax.eval_shape(env.reset, key_shape).obs)
     networks = network_factory(
@@ -336,7 +349,7 @@ def make_ppo(
 
     def evaluate(state: TrainingState) -> Metrics:
         episodes = run_episodes(
-            env,
+            eval_env,
             make_policy(policy_params(state), deterministic=config.deterministic_eval),
             # A key of its own, so that training is the same however often it is evaluated.
             jax.random.fold_in(jax.random.PRNGKey(config.seed), state.updates),

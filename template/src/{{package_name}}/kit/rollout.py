@@ -13,7 +13,7 @@ from brax.envs.wrappers.training import EvalMetrics, EvalWrapper
 from PIL import Image
 
 from .networks import Actions
-from .wrappers import wrap_for_training
+from .wrappers import Resets, wrap_for_training
 
 Policy = Callable[[Any, jax.Array], tuple[jax.Array, Any]]
 
@@ -80,7 +80,8 @@ def evaluate(
     seed: int = 0,
 ) -> Episodes:
     """Plays `num_episodes` episodes of `environment`, not yet batched; repeats for a seed."""
-    env = wrap_for_training(environment, episode_length, action_repeat)
+    # Only the first episode of each counts: no other start is needed.
+    env = wrap_for_training(environment, episode_length, action_repeat, resets="cached")
 
     @jax.jit
     def run(seed: jax.Array) -> EvalMetrics:
@@ -142,11 +143,11 @@ def measure_speed(
     num_envs: int,
     *,
     episode_length: int,
-    wrap_env_fn: Callable[..., Env] = wrap_for_training,
+    resets: Resets = "fresh",
     seconds: float = 1.0,
 ) -> float:
     """Environment steps per second with random actions, wrapped as for training, compiled."""
-    env = wrap_env_fn(environment, episode_length=episode_length, action_repeat=1)
+    env = wrap_for_training(environment, episode_length, resets=resets)
     policy = random_policy(actions, environment.action_size)
     reset = jax.jit(lambda seed: env.reset(jax.random.split(jax.random.PRNGKey(seed), num_envs)))
 

@@ -1,5 +1,6 @@
 """From one environment to a batch that restarts by itself. The template's: not for editing."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -8,6 +9,8 @@ import jax.numpy as jnp
 from brax.envs.base import Env, State, Wrapper
 from brax.envs.wrappers import training
 
+Resets = Literal["fresh", "pool", "cached"]
+
 
 def wrap_for_training(
     env: Env,
@@ -15,8 +18,8 @@ def wrap_for_training(
     action_repeat: int = 1,
     randomization_fn: Callable[[Any], tuple[Any, Any]] | None = None,
     *,
-    resets: Literal["fresh", "pool", "cached"] = "fresh",
-    starts_per_env: int = 1,
+    resets: Resets = "fresh",
+    num_starts: int = 256,
     keep_final_obs: bool = False,
 ) -> Wrapper:
     """Makes an environment ready for training: vmap, then episodes, then auto-reset.
@@ -33,7 +36,8 @@ def wrap_for_training(
         "pool": at one of the starts made at the first reset, drawn anew each time; for a `reset`
         that costs much more than a step. "cached": Brax's own, at one and the same start for the
         whole run (google/brax#167), with `info` as the last episode left it.
-      starts_per_env: how many starts each environment makes for the pool; all share them.
+      num_starts: how many starts the pool has at least: each environment makes as many as any
+        other, and all share them.
       keep_final_obs: whether `info["final_obs"]` holds the observation that the step ended in,
         which `obs` does not at the end of an episode. For those who bootstrap from it.
 
@@ -45,8 +49,8 @@ def wrap_for_training(
     """
     if resets not in ("fresh", "pool", "cached"):
         raise ValueError(f"resets is {resets!r}; it has to be 'fresh', 'pool' or 'cached'.")
-    if starts_per_env < 1:
-        raise ValueError(f"starts_per_env is {starts_per_env}; it has to be 1 or more.")
+    if num_starts < 1:
+        raise ValueError(f"num_starts is {num_starts}; it has to be 1 or more.")
     if resets == "cached" and keep_final_obs:
         raise ValueError("keep_final_obs needs resets='fresh' or 'pool': Brax's own keep none.")
     if resets == "pool" and randomization_fn is not None:
@@ -62,7 +66,7 @@ def wrap_for_training(
     if resets == "cached":
         return training.AutoResetWrapper(episodes)
     if resets == "pool":
-        return PoolAutoResetWrapper(episodes, keep_final_obs, starts_per_env)
+        return PoolAutoResetWrapper(episodes, keep_final_obs, num_starts)
     return FreshAutoResetWrapper(episodes, keep_final_obs)
 
 
@@ -123,7 +127,7 @@ class FreshAutoResetWrapper(Wrapper):
 class PoolAutoResetWrapper(FreshAutoResetWrapper):
     """Starts a new episode at a start drawn from a pool that the first reset made.
 
-    The pool is in `info["reset_pool"]`, (batch, starts_per_env, ...) in each leaf: `obs`,
+    The pool is in `info["reset_pool"]`, (batch, starts per environment, ...) in each leaf: `obs`,
     `pipeline_state` and the environment's own `info`, as many times over as there are starts.
     """
 
@@ -131,13 +135,14 @@ class PoolAutoResetWrapper(FreshAutoResetWrapper):
         self,
         env: training.EpisodeWrapper,
         keep_final_obs: bool = False,
-        starts_per_env: int = 1,
+        num_starts: int = 256,
     ) -> None:
         super().__init__(env, keep_final_obs)
-        self._starts_per_env = starts_per_env
+        self._num_starts = num_starts
 
     def reset(self, rng: jax.Array) -> State:
-        keys = jax.vmap(lambda key: jax.random.split(key, 1 + self._starts_per_env))(rng)
+        starts_per_env = -(-self._num_starts // rng.shape[0])
+        keys = jax.vmap(lambda key: jax.random.split(key, 1 + starts_per_env))(rng)
 
         def make(_: None, keys: jax.Array) -> tuple[None, tuple[Any, ...]]:
             start = self._batch.reset(keys)
@@ -150,7 +155,7 @@ class PoolAutoResetWrapper(FreshAutoResetWrapper):
 
     def _start(self, keys: jax.Array, state: State) -> State:
         pool = state.info["reset_pool"]
-        size = state.done.shape[0] * self._starts_per_env
+        size = math.prod(jax.tree.leaves(pool)[0].shape[:2])
         drawn = jax.vmap(lambda key: jax.random.randint(key, (), 0, size))(keys)
         obs, pipeline_state, info = jax.tree.map(
             lambda x: x.reshape(size, *x.shape[2:])[drawn], pool

@@ -145,6 +145,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_what_was_saved(tmp_pat
         ({"episode_length": 9, "action_repeat": 2}, "take 8"),
         ({"episode_length": 1}, "episode_length 2"),
         ({"num_evals": 1}, "2 or more"),
+        ({"resets": "never"}, "one of fresh, pool, cached"),
     ],
 )
 def test_settings_that_can_not_run_are_refused(

@@ -742,7 +742,7 @@ def _(seen: Seen) -> Iterator[Finding]:
     reset, step = seen.short.seconds["reset"], seen.short.seconds["step"]
     if reset > 20 * step and reset > 1e-3:
         actual = f"reset takes {1e3 * reset:.1f} ms, step {1e3 * step:.2f} ms"
-        fix = "functools.partial(wrap_for_training, resets='pool')  # as wrap_env_fn"
+        fix = "train --resets pool  # episodes start where one of many resets, made once, put them"
         yield "a reset that can be run whenever an episode ends", actual, fix
 
 

@@ -137,7 +137,11 @@ def bench() -> None:
             print(f"{num_envs:>6,} environments   left out: {megabytes:,.0f} MB of observations")
             continue
         speed = rollout.measure_speed(
-            environment, spec.ACTIONS, num_envs, episode_length=spec.EPISODE_LENGTH
+            environment,
+            spec.ACTIONS,
+            num_envs,
+            episode_length=spec.EPISODE_LENGTH,
+            resets=Config.resets,
         )
         print(f"{num_envs:>6,} environments   {speed:>14,.0f} steps/s", flush=True)
 
