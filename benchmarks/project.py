@@ -58,6 +58,20 @@ def give_back_device_put_replicated() -> None:
         jax.device_put_replicated = put
 
 
+def watch_compilations() -> list[float]:
+    """How long each of this process's compilations took, from now on."""
+    import jax
+
+    seconds: list[float] = []
+
+    def listen(event: str, duration: float, **_) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            seconds.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    return seconds
+
+
 # The settings that `ppo.train` takes under the same names.
 BRAX_TAKES = [
     "num_timesteps",

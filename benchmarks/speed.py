@@ -89,19 +89,6 @@ def yardstick(src: Path, _: float) -> dict:
     }
 
 
-def watch_compilations() -> list[float]:
-    import jax
-
-    seconds: list[float] = []
-
-    def listen(event: str, duration: float, **_) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            seconds.append(duration)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    return seconds
-
-
 def result(compiled: list[float], solved_at: float | None, sps: float) -> dict:
     return {
         "wall": time.time() - float(os.environ["STARTED"]),
@@ -118,7 +105,7 @@ def emitted(src: Path, threshold: float) -> dict:
     from my_env.config import Config, network_factory
     from my_env.kit.train import train
 
-    compiled, solved = watch_compilations(), []
+    compiled, solved = project.watch_compilations(), []
 
     def report(row) -> None:
         if row["eval/episode_reward"] >= threshold:
@@ -159,7 +146,7 @@ def brax(src: Path, threshold: float) -> dict:
     from my_env.config import Config, network_factory
     from my_env.kit.wrappers import wrap_for_training
 
-    compiled, solved, speeds = watch_compilations(), [], []
+    compiled, solved, speeds = project.watch_compilations(), [], []
 
     def progress(_, metrics) -> None:
         if metrics["eval/episode_reward"] >= threshold:

@@ -1,0 +1,84 @@
+"""How long `check` takes on the skeletons, and with what.
+
+    python benchmarks/check.py [--repeats 3]
+
+Each time in a process of its own without anything compiled before; printed are medians.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import project
+
+STAGES = ("declare", "trace_all", "run_one", "run_many", "wrap")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        print(json.dumps(worker(Path(arguments.worker))))
+        return
+    columns = ("from process start", "check", *STAGES, "compiling", "compilations")
+    print(f"| seconds | {' | '.join(columns)} |\n| --- |{' ---: |' * len(columns)}")
+    for observation in ("vector", "hybrid"):
+        for actions in ("continuous", "discrete"):
+            with project.rendered(observation, actions) as src:
+                runs = [run(src) for _ in range(arguments.repeats)]
+            medians = [statistics.median(found[name] for found in runs) for name in columns]
+            cells = [f"{x:.1f}" for x in medians[:-1]] + [f"{medians[-1]:.0f}"]
+            print(f"| {observation} {actions} | {' | '.join(cells)} |", flush=True)
+
+
+def run(src: Path) -> dict[str, float]:
+    started = time.time()
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    command = [sys.executable, __file__, "--worker", str(src)]
+    output = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if output.returncode:
+        raise SystemExit(output.stderr)
+    return {**json.loads(output.stdout), "from process start": time.time() - started}
+
+
+def worker(src: Path) -> dict[str, float]:
+    my_env = project.import_project(src)
+    from my_env import spec
+    from my_env.kit import check
+
+    seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+
+    def timed(name, stage):
+        def call(seen):
+            start = time.perf_counter()
+            try:
+                return stage(seen)
+            finally:
+                seconds[name] = time.perf_counter() - start
+
+        return call
+
+    for name in STAGES:
+        setattr(check, name, timed(name, getattr(check, name)))
+    compiled = project.watch_compilations()
+    report = check.examine(my_env.MyEnv(), episode_length=spec.EPISODE_LENGTH, actions=spec.ACTIONS)
+    assert report.ok, report
+    return {
+        "check": report.seconds,
+        **seconds,
+        "compiling": sum(compiled),
+        "compilations": len(compiled),
+    }
+
+
+if __name__ == "__main__":
+    main()
