@@ -563,6 +563,33 @@ class Chaos(Base):
 
 
 @correct
+class Stiff(Base):
+    """A small gap times a large stiffness: a compiler's order of adding up decides the force."""
+
+    observation_size = 3
+    action_size = 2
+
+    def __init__(self) -> None:
+        self._matrix = np.random.default_rng(0).normal(size=(256, 256)).astype(np.float32)
+
+    def reset(self, rng: jax.Array) -> State:
+        joints = jax.random.normal(rng, (256,))
+        return State(joints, jnp.sin(joints[:3]), *zeros(2), {"force": jnp.zeros(())})
+
+    def step(self, state: State, action: jax.Array) -> State:
+        gap = jnp.dot(self._matrix, state.pipeline_state)
+        force = jnp.clip(1e6 * gap, -1e7, 1e7) % 7.0
+        joints = 0.9 * state.pipeline_state + 0.01 * force
+        joints = joints.at[:2].add(0.1 * jnp.stack([action[0], action[1]]))
+        return state.replace(
+            pipeline_state=joints,
+            obs=jnp.sin(joints[:3]),
+            reward=-jnp.mean(joints**2),
+            metrics={**state.metrics, "force": force[0]},
+        )
+
+
+@correct
 class Unstable(Base):
     """Runs away unless it is held; the episode ends long before it overflows."""
 

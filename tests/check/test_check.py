@@ -86,8 +86,6 @@ def test_correct_environment_passes(name: str, score: Counter[str]) -> None:
     "name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.long]) for n in FOREIGN]
 )
 def test_foreign_environment_passes(name: str, score: Counter[str]) -> None:
-    if name.startswith("gymnax"):
-        pytest.importorskip("gymnax", reason="gymnax is not installed")
     passes(FOREIGN[name](), score, episode_length=200)
 
 

@@ -64,6 +64,23 @@ def far_apart(a: Tree, b: Tree) -> list[str]:
     return sorted(found)
 
 
+def touchy(step: Callable[..., State], state: State, action: Any) -> set[str]:
+    """Paths at which `step` gives far apart states when its input changes in the last digits.
+
+    Where bodies touch, for one, rounding decides between two outcomes.
+    """
+    rng, usual = np.random.default_rng(0), step(state, action)
+
+    def nudge(x: Any) -> Any:
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            return x
+        sign = rng.choice([-1.0, 1.0], np.shape(x))
+        return jnp.asarray(x * (1 + 1e-6 * sign) + 1e-7 * sign, x.dtype)
+
+    nudged = [step(jax.tree.map(nudge, state), action) for _ in range(8)]
+    return {path for other in nudged for path in far_apart(other, usual)}
+
+
 def conform(new: Tree, like: Tree) -> Tree:
     """`new` with the structure, shapes and dtypes of `like`, and where it lacks a leaf, `like`'s.
 
