@@ -199,6 +199,12 @@ def test_the_kind_of_action_is_found_out_or_told() -> None:
     assert violation.rule == "step-runs"
 
 
+def test_endless_rewards_make_no_noise(recwarn: pytest.WarningsRecorder) -> None:
+    env = edited(Point, step=lambda self, s, g, a: s.replace(reward=1 / (0 * s.reward)))()
+    assert [v.rule for v in check_env(env, episode_length=LENGTH)] == ["finite"]
+    assert not [str(w) for w in recwarn if w.category is RuntimeWarning]
+
+
 def test_seed_makes_it_repeat_itself() -> None:
     env = edited(Point, step=lambda self, s, g, a: s.replace(reward=jnp.log(s.reward + 1.3)))
     first, again = (check_env(env(), seed=3, episode_length=LENGTH) for _ in range(2))

@@ -175,6 +175,10 @@ def format_report(report: Report) -> RenderableType:
             mend.add_row("", Text(word, "dim"), Text(text))
         mends += [Text(), mend]
     errors = sum(v.severity == "error" for v in report.violations)
-    warnings = len(report.violations) - errors
-    last = f"{errors} errors, {warnings} warnings, {len(report.unchecked)} rules not looked at"
+    counts = (
+        (errors, "error", ""),
+        (len(report.violations) - errors, "warning", ""),
+        (len(report.unchecked), "rule", " not looked at"),
+    )
+    last = ", ".join(f"{n} {what}{'s' * (n != 1)}{more}" for n, what, more in counts)
     return Group(rules, *mends, Text(), Text(f"{last}; {report.seconds:.1f} s"))

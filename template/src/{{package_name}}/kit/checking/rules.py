@@ -882,7 +882,7 @@ def _running_sums(seen: Seen) -> Iterator[tuple[str, str]]:
         np.where(series["restart"], np.arange(len(running))[:, None], 0), axis=0
     )
     for total, terms in {"reward": series["reward"], **named}.items():
-        terms = np.nan_to_num(terms.astype(np.float64))
+        terms = np.where(np.isfinite(terms), terms, 0.0).astype(np.float64)
         if np.ptp(terms[running]) == 0:
             continue
         upto = np.cumsum(terms, axis=0)
