@@ -4,6 +4,7 @@ The dynamics of the classic ones are those of Gymnasium; PendulumEnv and so on a
 """
 
 import functools
+import io
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -708,6 +709,168 @@ class Timed(Base):
             done=as_float(t >= 20),
             metrics={**state.metrics, "time": time},
         )
+
+
+@correct
+class Progress(Base):
+    """Paid for progress, so that where it is, a metric, is what it was paid so far."""
+
+    observation_size = 2
+    action_size = 1
+
+    def reset(self, rng: jax.Array) -> State:
+        reward, done = zeros(2)
+        speed = jax.random.normal(rng)
+        state = {"x": done, "speed": speed}
+        return State(state, jnp.stack([done, speed]), reward, done, {"x_position": done})
+
+    def step(self, state: State, action: jax.Array) -> State:
+        was = state.pipeline_state
+        speed = 0.9 * was["speed"] + 0.1 * action[0]
+        x = was["x"] + 0.1 * speed
+        return state.replace(
+            pipeline_state={"x": x, "speed": speed},
+            obs=jnp.stack([x, speed]),
+            reward=x - was["x"],
+            metrics={**state.metrics, "x_position": x},
+        )
+
+
+class Drifting(Base):
+    """What the next ones start from."""
+
+    observation_size = 2
+    action_size = 1
+
+    def reset(self, rng: jax.Array) -> State:
+        reward, done = zeros(2)
+        return State(None, jax.random.normal(rng, (2,)), reward, done)
+
+    def step(self, state: State, action: jax.Array) -> State:
+        obs = 0.9 * state.obs + 0.1 * action[0]
+        return state.replace(obs=obs, reward=-jnp.sum(obs**2))
+
+
+@correct
+class Rematerialised(Drifting):
+    """Its gradient is computed anew on the way back."""
+
+    def step(self, state: State, action: jax.Array) -> State:
+        return jax.checkpoint(super().step)(state, action)
+
+
+@correct
+class NotDifferentiated(Drifting):
+    """No gradient goes through the whole of the state."""
+
+    def step(self, state: State, action: jax.Array) -> State:
+        return jax.lax.stop_gradient(super().step(state, action))
+
+
+@correct
+class Frozen(Drifting):
+    """The whole state stays as it is where the episode is over."""
+
+    def step(self, state: State, action: jax.Array) -> State:
+        after = super().step(state, action)
+        return jax.tree.map(lambda old, new: jnp.where(state.done > 0, old, new), state, after)
+
+
+@correct
+class Parameters(Drifting):
+    """Keeps arrays in mappings that make what they are asked for, each time anew."""
+
+    def __init__(self) -> None:
+        self._weights = flax.core.freeze({"layer": {"kernel": {"w": 0.4 * jnp.eye(2)}}})
+        file = io.BytesIO()
+        np.savez(file, push=np.array([0.5, 0.3], np.float32))
+        self._file = np.load(io.BytesIO(file.getvalue()))
+
+    def step(self, state: State, action: jax.Array) -> State:
+        obs = self._weights["layer"]["kernel"]["w"] @ state.obs + self._file["push"] * action[0]
+        return state.replace(obs=obs, reward=-jnp.sum(obs**2))
+
+
+@correct
+class MadeLate(Drifting):
+    """A table that is None until it is first needed."""
+
+    def __init__(self) -> None:
+        self._table: np.ndarray | None = None
+
+    def step(self, state: State, action: jax.Array) -> State:
+        if self._table is None:
+            self._table = np.array([0.5, 0.3], np.float32)
+        obs = 0.9 * state.obs + self._table * action[0]
+        return state.replace(obs=obs, reward=-jnp.sum(obs**2))
+
+
+@correct
+class Secretive(Drifting):
+    """Holds something that can't be looked at."""
+
+    def __init__(self) -> None:
+        self._settings = Unreadable()
+
+
+class Unreadable:
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+@correct
+class Delayed(Drifting):
+    """Actions arrive three steps late; Python's numbers stand in for those before the first."""
+
+    def reset(self, rng: jax.Array) -> State:
+        return super().reset(rng).replace(pipeline_state=[0.0, 0.0, 0.0])
+
+    def step(self, state: State, action: jax.Array) -> State:
+        queue = state.pipeline_state
+        obs = 0.9 * state.obs + 0.1 * queue[-1]
+        return state.replace(
+            pipeline_state=[action[0], *queue[:-1]], obs=obs, reward=-jnp.sum(obs**2)
+        )
+
+
+@correct
+class Masked(Drifting):
+    """Keeps the logarithm of what may be chosen next."""
+
+    action_size = 3
+
+    def reset(self, rng: jax.Array) -> State:
+        return super().reset(rng).replace(pipeline_state=jnp.zeros(3))
+
+    def step(self, state: State, action: jax.Array) -> State:
+        obs = 0.9 * state.obs + 0.1 * (action - 1.0)
+        mask = jnp.where(jnp.arange(3) == action, -jnp.inf, 0.0)
+        return state.replace(pipeline_state=mask, obs=obs, reward=-jnp.sum(obs**2))
+
+
+@correct
+class Camera(Drifting):
+    """Rounds a picture to levels, of which rounding takes one more or less here and there."""
+
+    @property
+    def observation_size(self) -> dict[str, tuple[int, ...]]:  # type: ignore[override]
+        return {"pixels/view": (96, 96, 3)}
+
+    def reset(self, rng: jax.Array) -> State:
+        state = super().reset(rng)
+        return state.replace(pipeline_state=state.obs, obs=self._observe(state.obs))
+
+    def step(self, state: State, action: jax.Array) -> State:
+        place = 0.9 * state.pipeline_state + 0.1 * action[0]
+        return state.replace(
+            pipeline_state=place, obs=self._observe(place), reward=-jnp.sum(place**2)
+        )
+
+    def _observe(self, place: jax.Array) -> dict[str, jax.Array]:
+        rows, columns = jnp.mgrid[-1:1:96j, -1:1:96j]
+        away = jnp.sqrt((rows - place[0]) ** 2 + (columns - place[1]) ** 2)
+        disc = jax.nn.sigmoid(20 * (0.3 - away))[..., None] * jnp.cos(jnp.arange(3.0)) ** 2
+        return {"pixels/view": (255 * disc).astype(jnp.uint8)}
 
 
 @correct

@@ -452,6 +452,14 @@ def _(base: type[Base]) -> type[Base]:
     return edited(timed(base), step=step)
 
 
+@defect("state-structure", "a dict becomes another kind of dict", "FrozenDict", Maze, Pole)
+def _(base: type[Base]) -> type[Base]:
+    def step(self: Any, s: State, given: State, action: jax.Array) -> State:
+        return s.replace(pipeline_state=flax.core.freeze(s.pipeline_state))
+
+    return edited(base, step=step)
+
+
 @defect("state-shapes", "obs grows", "obs is (", Point, Pole)
 def _(base: type[Base]) -> type[Base]:
     return edited(base, step=lambda self, s, g, a: s.replace(obs=jnp.append(s.obs, s.reward)))
@@ -962,6 +970,24 @@ def _(base: type[Base]) -> type[Base]:
     return Wide
 
 
+@defect("key-moves-on", "noise from a constant key", "nothing that changes", Point, Pole)
+def _(base: type[Base]) -> type[Base]:
+    class Noise(base):
+        def step(self, given: State, action: jax.Array) -> State:
+            noise = 0.1 * jax.random.normal(jax.random.PRNGKey(0), action.shape)
+            return super().step(given, action + noise)
+
+    return Noise
+
+
+@defect("key-moves-on", "a key that is split and not handed on", "pipeline_state.key", Noisy)
+def _(base: type[Base]) -> type[Base]:
+    def step(self: Any, s: State, given: State, action: jax.Array) -> State:
+        return s.replace(pipeline_state=s.pipeline_state.replace(key=given.pipeline_state.key))
+
+    return edited(base, step=step)
+
+
 @defect("start-varies", "one start", "one and the same state", Pole, Point)
 def _(base: type[Base]) -> type[Base]:
     def reset(self: Any, s: State, rng: jax.Array) -> State:
@@ -976,6 +1002,15 @@ def _(base: type[Base]) -> type[Base]:
 @defect("action-matters", "a component too many", "action[1]", Noisy, Pole)
 def _(base: type[Base]) -> type[Base]:
     return edited(base, action_size=2)
+
+
+@defect("action-matters", "all of it is lost on the way", "action[0, 1]", Point, Sensed)
+def _(base: type[Base]) -> type[Base]:
+    class Deaf(base):
+        def step(self, given: State, action: jax.Array) -> State:
+            return super().step(given, 0 * action)
+
+    return Deaf
 
 
 @defect("action-matters", "a choice too many", "choice 4", Maze)

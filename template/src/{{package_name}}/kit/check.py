@@ -19,7 +19,7 @@ from rich.text import Text
 
 from .checking.rules import RULES, Rule, Violation
 from .checking.seen import Seen, declare, run_many, run_one, trace_all, wrap
-from .checking.tracing import Actions, failure
+from .checking.tracing import Actions, failure, said
 
 __all__ = ["RULES", "Report", "Rule", "Violation", "check_env", "examine", "format_report"]
 
@@ -152,7 +152,7 @@ def _apply(rule: Rule, seen: Seen) -> None:
         for expected, actual, fix in rule.look(seen):
             seen.violations.append(Violation(rule.id, rule.severity, expected, actual, fix))
     except BaseException as error:  # an environment stranger than the rule can say
-        seen.puzzles[rule.id] = f"could not be judged: {error!r}"
+        seen.puzzles[rule.id] = f"could not be judged: {type(error).__name__} {said(error)}"
 
 
 def format_report(report: Report) -> RenderableType:

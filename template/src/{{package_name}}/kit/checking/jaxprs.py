@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 # Calls that do nothing of their own: what they call is read as if it stood in their place.
-CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "checkpoint", "custom_jvp_call"}
-CALLS |= {"custom_vjp_call", "custom_vjp_call_jaxpr"}
+CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
+CALLS |= {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
+# What goes in comes out.
+HANDED_ON = {"stop_gradient", "optimization_barrier", "copy", "name"}
 # An axis of length 1 is not stretched by these when what comes out is longer.
 REARRANGE = {"concatenate", "gather", "scatter", "scatter-add", "pad", "dot_general", "reshape"}
 REARRANGE |= {"dynamic_slice", "dynamic_update_slice", "scan", "while", "cond"}
@@ -41,13 +44,15 @@ class Reading:
     Attributes:
       outputs: one for each output, in order.
       operations: how often each primitive stands in it, those of inner programs included.
-      constant_random: whether random numbers are drawn with a key that depends on no input.
+      drawn: for each draw of random numbers, the inputs that its key depends on.
+      infinite: whether infinity is written down in it, as in `jnp.where(found, x, jnp.inf)`.
       stretched: (input, length) for each axis of length 1 that meets a longer one.
     """
 
     outputs: list[Value] = field(default_factory=list)
     operations: Counter[str] = field(default_factory=Counter)
-    constant_random: bool = False
+    drawn: list[frozenset[int]] = field(default_factory=list)
+    infinite: bool = False
     stretched: set[tuple[int, int]] = field(default_factory=set)
 
     @property
@@ -77,7 +82,11 @@ def _read(reading: Reading, program: Any, inputs: Sequence[Value]) -> list[Value
         known[var] = Value(_hash(constant))
 
     def look(atom: Any) -> Value:
-        return Value(_hash(atom.val)) if hasattr(atom, "val") else known[atom]
+        if not hasattr(atom, "val"):
+            return known[atom]
+        if jnp.issubdtype(atom.aval.dtype, jnp.floating) and np.any(np.isinf(atom.val)):
+            reading.infinite = True
+        return Value(_hash(atom.val))
 
     for eqn in jaxpr.eqns:
         operands = [look(atom) for atom in eqn.invars]
@@ -95,9 +104,13 @@ def _read_equation(reading: Reading, eqn: Any, operands: list[Value]) -> list[Va
             return _read(reading, inner[0], operands)
 
     reading.operations[name] += 1
+    if name in HANDED_ON and len(operands) == len(eqn.outvars):
+        return operands
+    if name == "select_n" and len({x.digest for x in operands[1:]}) == 1:
+        return [operands[1]]
     inputs = frozenset[int]().union(*(x.inputs for x in operands))
-    if name in ("random_bits", "threefry2x32") and not inputs:
-        reading.constant_random = True
+    if name in ("random_bits", "threefry2x32"):
+        reading.drawn.append(inputs)
     if name not in REARRANGE:
         for atom, operand in zip(eqn.invars, operands, strict=True):
             length = max((max(v.aval.shape, default=1) for v in eqn.outvars), default=1)
@@ -138,11 +151,13 @@ def _bytes(x: Any) -> bytes:
     if isinstance(x, dict):
         return _bytes([(key, x[key]) for key in sorted(x, key=str)])
     if hasattr(x, "dtype") and hasattr(x, "shape"):
+        if isinstance(x, jax.core.ShapedArray | jax.ShapeDtypeStruct):
+            return repr((x.shape, x.dtype)).encode()
         try:
             if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
                 x = jax.random.key_data(x)
             array = np.asarray(x)
             return repr((array.shape, array.dtype)).encode() + array.tobytes()
-        except Exception:  # an abstract value
+        except Exception:  # a reference, say
             return repr((x.shape, x.dtype)).encode()
     return type(x).__name__.encode()

@@ -22,6 +22,7 @@ from .tracing import (
     Call,
     Failure,
     NotAState,
+    containers,
     is_key,
     is_size,
     leaves,
@@ -363,6 +364,14 @@ def _(seen: Seen) -> Iterator[Finding]:
             fix = f"{name}=state.{name}  # where step has nothing new to say"
             fix = f"{name}=...  # in reset too, with the same leaves" if more else fix
             yield expected, "; ".join(has), fix
+    if not seen.broken("state-structure", "metrics-keys", "info-keys"):
+        before, after = containers(seen.reset.state), containers(seen.step.state)
+        for path in sorted(before.keys() | after.keys()):
+            old, new = (kinds.get(path, "nothing") for kinds in (before, after))
+            if old != new and part(path) != "obs":
+                actual = f"{_name(path)} is a {old} out of reset and a {new} out of step"
+                yield expected, actual, f"{old}(...)  # {_name(path)} in step"
+                break
 
 
 def _drift(seen: Seen, differs: Callable[[Any, Any], bool]) -> Iterator[tuple[str, Any, Any]]:
@@ -401,8 +410,11 @@ def _(seen: Seen) -> Iterator[Finding]:
     if seen.broken("wrapper-keys", "no-self-write", "reward-scalar", "done-scalar"):
         return
     for name, count in seen.short.traces.items():
-        # One more is what weakly typed leaves cost, which is a rule of its own.
-        allowed = 1 + (name == "step" and any(_weak_changes(seen)))
+        # Weakly typed leaves cost more of them, which is a rule of its own: one at least, and again
+        # for as long as one leaf hands its value to the next.
+        kept = len({str(jax.tree.structure(s)) for s in (seen.short.start, seen.short.first)}) == 1
+        weak = name == "step" and any(_weak_changes(seen))
+        allowed = 1 + weak * (3 if kept else 1)
         if count > allowed:
             yield (
                 "one trace, whatever the number of calls",
@@ -502,7 +514,7 @@ def _(seen: Seen) -> Iterator[Finding]:
 
 @rule("key-used", "error", "rollout", "different keys give different episodes where chance plays")
 def _(seen: Seen) -> Iterator[Finding]:
-    random = [n for n, call in _calls(seen) if call.reading.constant_random]
+    random = [n for n, call in _calls(seen) if frozenset() in call.reading.drawn]
     if random and not seen.rollout.key_matters and not seen.broken("host-randomness"):
         actual = f"{' and '.join(random)} draws random numbers with a key that is always the same, "
         actual += "and episodes from different keys are equal to the bit"
@@ -518,10 +530,12 @@ def _(seen: Seen) -> Iterator[Finding]:
 def _(seen: Seen) -> Iterator[Finding]:
     hits: list[tuple[int, int, str, str]] = []
     starts = leaves(seen.rollout.start)
+    written = any(call.reading.infinite for _, call in _calls(seen))
     for name, sizes in seen.rollout.series.items():
         path = name.removeprefix("size ")
-        # A state may start out with infinity for "nothing yet"; what is observed or paid may not.
-        sentinel = part(path) in ("pipeline_state", "info") and np.any(np.isinf(starts[path]))
+        # A state may hold infinity on purpose, as for "nothing yet"; what is observed or paid not.
+        memory = name != path and part(path) in ("pipeline_state", "info")
+        sentinel = memory and (written or np.any(np.isinf(starts[path])))
         for what, bad in (("NaN", np.isnan(sizes)), ("infinity", np.isinf(sizes))):
             if name != path and np.any(bad) and not (what == "infinity" and sentinel):
                 hits += [(int(t), int(i), path, what) for t, i in np.argwhere(bad)[:1]]
@@ -555,7 +569,7 @@ def _(seen: Seen) -> Iterator[Finding]:
         fix = _extended("metrics", f"{key!r}: reward")
         yield expected, f"{name} is computed from its own last value", fix
     for name, total in _running_sums(seen):
-        if f"metrics[{name!r}]" not in own:
+        if f"metrics[{name!r}]" not in own and _only_counted(seen, name):
             fix = _extended("metrics", f"{name!r}: {total}")
             yield expected, f"metrics[{name!r}] is the sum of {total} so far", fix
 
@@ -646,6 +660,28 @@ def _(seen: Seen) -> Iterator[Finding]:
                 return
 
 
+@rule("key-moves-on", "warning", "rollout", "`step` draws with another key each time")
+def _(seen: Seen) -> Iterator[Finding]:
+    if seen.broken("host-randomness", "key-used"):
+        return
+    outputs, paths = seen.step.outputs(), list(seen.reset.leaves)
+    kept = {
+        i
+        for i, path in enumerate(paths)
+        if path in outputs and outputs[path].digest == jaxprs.input_digest(i)
+    }
+    for inputs in seen.step.reading.drawn:
+        if inputs <= kept:
+            names = ", ".join(_name(paths[i]) for i in sorted(inputs))
+            source = f"{names}, which it hands on as it is" if inputs else "nothing that changes"
+            yield (
+                "other random numbers at each step",
+                f"step draws with a key made from {source}: the same numbers at every step",
+                "key, draw = jax.random.split(state.pipeline_state.key)  # and hand key on",
+            )
+            return
+
+
 @rule("start-varies", "warning", "rollout", "the start depends on the key")
 def _(seen: Seen) -> Iterator[Finding]:
     starts = [np.asarray(x) for x in leaves(seen.rollout.start).values() if not is_key(x)]
@@ -692,20 +728,18 @@ def _(seen: Seen) -> Iterator[Finding]:
 def _(seen: Seen) -> Iterator[Finding]:
     if not isinstance(seen.step, Call):
         return
-    outputs = seen.step.outputs()
+    outputs, memory = seen.step.outputs(), []
     for index, path in enumerate(seen.reset.leaves):
         if part(path) != "info" or path not in outputs:
             continue
         changed = outputs[path].digest != jaxprs.input_digest(index)
-        read = [p for p, x in outputs.items() if p != path and index in x.inputs]
-        if changed and (read or index in outputs[path].inputs):
-            actual = f"step goes on from {_name(path)}, which Brax's own auto-reset leaves as it "
-            actual += "was when the episode ended"
-            yield (
-                "memory that auto-reset renews",
-                actual,
-                ("pipeline_state=state.pipeline_state.replace(...)"),
-            )
+        if changed and any(index in x.inputs for x in outputs.values()):
+            memory.append(_name(path))
+    if memory:
+        actual = f"step goes on from {', '.join(memory)}, which Brax's own auto-reset leaves as "
+        actual += "it was when the episode ended"
+        fix = "pipeline_state=state.pipeline_state.replace(...)"
+        yield "memory that auto-reset renews", actual, fix
 
 
 @rule("host-callback", "warning", "traced", "nothing calls back into Python while it runs")
@@ -894,6 +928,19 @@ def _running_sums(seen: Seen) -> Iterator[tuple[str, str]]:
             alike = np.allclose(seen_values, sums, rtol=1e-3, atol=off)
             if name != total and alike and not np.allclose(sums, terms[running], atol=off):
                 yield name, total
+
+
+def _only_counted(seen: Seen, name: str) -> bool:
+    """Whether a metric comes from memory that serves nothing else.
+
+    A position is the sum of the rewards too where progress is paid, but something follows from it.
+    """
+    given, outputs = list(seen.reset.leaves), seen.step.outputs()
+    for index in outputs[f"state.metrics[{name!r}]"].inputs:
+        used = {p for p, x in outputs.items() if index in x.inputs and part(p) != "metrics"}
+        if index < len(given) and used <= {given[index]}:
+            return True
+    return False
 
 
 def _static_change(seen: Seen) -> str:

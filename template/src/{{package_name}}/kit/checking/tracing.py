@@ -45,11 +45,20 @@ class Failure:
     message: str
 
 
+def said(error: BaseException) -> str:
+    """What an exception says, also one that can't."""
+    try:
+        return str(error)
+    except BaseException:
+        return ""
+
+
 def failure(error: BaseException, env: Env) -> Failure:
     """Finds the user's own line in the traceback of `error`."""
     frames = list(traceback.extract_tb(error.__traceback__))
-    lines = str(error).strip().splitlines() or [""]
-    told = re.findall(r'File "(.+)", line (\d+)', str(error))
+    text = said(error)
+    lines = text.strip().splitlines() or [""]
+    told = re.findall(r'File "(.+)", line (\d+)', text)
     if told:  # from inside a callback, where the traceback is part of the message
         frames += [traceback.FrameSummary(name, int(line), "") for name, line in told]
         lines = [line for line in lines if re.match(r"\w+(Error|Exception)\b", line)][-1:] or lines
@@ -78,6 +87,17 @@ def leaves(tree: Tree, name: str = "state") -> dict[str, Any]:
     """The leaves of `tree` by path: `{"state.info['wind']": ...}`."""
     found, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {name + jax.tree_util.keystr(path): leaf for path, leaf in found}
+
+
+def containers(tree: Tree, name: str = "state") -> dict[str, str]:
+    """What holds the leaves of `tree`, by path, each with its type's name; None is one of them."""
+    children, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is not tree)
+    if len(children) == 1 and not children[0][0]:
+        return {}  # a leaf
+    found = {name: type(tree).__name__}
+    for path, child in children:
+        found |= containers(child, name + jax.tree_util.keystr(path))
+    return found
 
 
 def part(path: str) -> str:
@@ -158,6 +178,11 @@ def trace(env: Env, function: Callable[..., State], *args: Any) -> Call | Failur
     mine, theirs = snapshot(env), _host_random_state()
     try:
         closed, state = jax.make_jaxpr(call, return_shape=True)(*args)
+        # JAX 0.9 leaves weak types out of the shapes that it returns.
+        shapes = [
+            jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=x.weak_type) for x in closed.out_avals
+        ]
+        state = jax.tree.unflatten(jax.tree.structure(state), shapes)
         reading = jaxprs.read(closed)
     except BaseException as error:
         return failure(error, env)
@@ -217,9 +242,17 @@ def snapshot(env: Env) -> dict[str, Any]:
     found: dict[str, Any] = {}
     seen: set[int] = set()
 
-    def visit(name: str, x: Any, depth: int) -> None:
+    def visit(name: str, x: Any, depth: int, made: bool = False) -> None:
+        try:
+            look(name, x, depth, made)
+        except BaseException:  # what can't be looked at is held to stay as it is
+            found[name] = "unseen"
+
+    def look(name: str, x: Any, depth: int, made: bool) -> None:
+        """`made`: by a mapping, as it was asked for `x`, so that the id of `x` means nothing."""
         if isinstance(x, np.ndarray):
-            found[name] = (id(x), x.tobytes() if x.nbytes < 1_000_000 else None)
+            some = x if x.nbytes < 1_000_000 else x.reshape(-1)[:: x.size // 10_000]
+            found[name] = (x.shape, str(x.dtype), some.tobytes())
         elif isinstance(x, jax.core.Tracer):
             found[name] = f"traced {id(x)}"
         elif isinstance(x, np.random.Generator | np.random.RandomState | random.Random):
@@ -227,13 +260,14 @@ def snapshot(env: Env) -> dict[str, Any]:
         elif isinstance(x, bool | int | float | complex | str | bytes | None):
             found[name] = x
         else:
-            found[name] = id(x)
+            found[name] = type(x).__name__ if made else id(x)
             opaque = isinstance(x, jax.Array | type | types.ModuleType) or callable(x)
             if id(x) in seen or depth == 0 or opaque:
                 return
             seen.add(id(x))
+            made = made or (isinstance(x, Mapping) and not isinstance(x, dict))
             for part_name, value in _members(name, x):
-                visit(part_name, value, depth - 1)
+                visit(part_name, value, depth - 1, made)
 
     for name, value in getattr(env, "__dict__", {}).items():
         visit(f"self.{name}", value, 5)
@@ -260,8 +294,9 @@ def _generator_state(x: Any) -> Any:
 
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Names whose value changed, and names that are new; the deepest of a name alone."""
-    new = [n for n in after if n not in before and not str(after[n]).startswith("traced ")]
+    """Names whose value changed, and names that are new or were None; the deepest of each."""
+    new = [n for n in after if before.get(n) is None and after[n] is not None]
+    new = [n for n in new if not str(after[n]).startswith("traced ")]
     changed = [n for n in {**before, **after} if n not in new and before.get(n) != after.get(n)]
 
     def deepest(names: list[str]) -> list[str]:
