@@ -64,10 +64,9 @@ def measure(kind: str, src: str, *, seeds: int, brax: bool) -> None:
         )
         return float(result.returns.mean())
 
-    # The starts that `evaluate` draws: from the first half of its key, split once more by the
-    # wrapper, which keeps the second half for the resets to come.
+    # The starts that `evaluate` draws, from the first half of its key.
     key, _ = jax.random.split(jax.random.PRNGKey(99))
-    keys = jax.vmap(jax.random.split)(jax.random.split(key, EPISODES))[:, 0]
+    keys = jax.random.split(key, EPISODES)
     best = float(
         jax.vmap(lambda k: env.best_return(env.reset(k), config.episode_length))(keys).mean()
     )
