@@ -274,7 +274,8 @@ def inert(seen: Seen) -> list[int]:
     def after(state: State, action: Any) -> tuple[bytes, ...]:
         results = jax.tree.leaves(step(state, action))
         # One zero has a sign, which is no difference; adding 0 takes it off.
-        return tuple(bits(x if is_key(x) else x + np.zeros((), x.dtype)) for x in results)
+        numbers = (x if is_key(x) else np.asarray(x) + np.zeros((), x.dtype) for x in results)
+        return tuple(bits(x) for x in numbers)
 
     alike: dict[Any, list[int]]
     if seen.actions == "discrete":
