@@ -15,6 +15,7 @@ from projects import Render
 
 FILES = [
     ".copier-answers.yml",
+    ".gitattributes",
     ".github/workflows/ci.yml",
     ".gitignore",
     "LICENSE",

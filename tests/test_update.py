@@ -268,7 +268,7 @@ def test_a_changed_answer_rewrites_the_spec_alone(
 def test_hybrid_brings_the_encoder_and_vector_leaves_it(project: Path) -> None:
     encoder = project / "src/my_env/encoder.py"
     there = copier_update(project, "--vcs-ref=v0.1.0", "--data", "observation=hybrid")
-    assert "New is src/my_env/encoder.py, and yours." in there.stderr
+    assert "Yours is src/my_env/encoder.py, new unless it was there." in there.stderr
     assert changed(project) >= {"src/my_env/encoder.py", "src/my_env/spec.py"}
     assert not changed(project) & (YOURS - {"src/my_env/encoder.py"})
     encoder.write_text(encoder.read_text() + "\n# mine\n")
@@ -343,6 +343,37 @@ def test_a_stored_answer_that_is_refused_now_is_not_swapped_for_the_default(
     assert changed(project) == set()
     update(project, to=tag, vector_size=512)
     assert answers_of(project)["vector_size"] == 512
+
+
+def test_an_answer_that_is_missing_takes_the_default(made: Versions, project: Path) -> None:
+    path = project / ".copier-answers.yml"
+    kept = [line for line in path.read_text().splitlines() if not line.startswith(("obs", "lic"))]
+    path.write_text("\n".join(kept))
+    commit(project)
+    result = copier_update(project, f"--vcs-ref={made.with_changes(versions.kit_changed)}")
+    assert result.returncode == 0, result.stderr
+    assert answers_of(project)["observation"] == "vector"
+
+
+def test_an_answer_that_changes_nothing_is_told(project: Path) -> None:
+    result = copier_update(project, "--vcs-ref=v0.1.0", "--data", "image_shape=9x9x2")
+    assert "There is no image for image_shape" in result.stderr
+    assert changed(project) == set()
+
+
+def test_line_ends_are_no_conflict(made: Versions, project: Path) -> None:
+    """As with git on Windows, which has them changed on the way to the disk."""
+    EDITS["add a dependency"](project)
+    commit(project)
+    git(project, "config", "core.autocrlf", "true")
+    git(project, "rm", "-rq", "--cached", ".")
+    git(project, "reset", "-q", "--hard")
+    update(project, to=made.with_changes(versions.dependency_moved))
+    text = (project / "pyproject.toml").read_bytes()
+    assert b"scipy" in text
+    assert b"typing-extensions" in text
+    assert b"<<<<" not in text
+    assert b"\r" not in text
 
 
 # ---- where the template lies --------------------------------------------------------------------
@@ -475,7 +506,7 @@ def test_what_can_not_be_updated_stays_as_it_is(
     assert files(project) == before
 
 
-UNDO = "git add -A && git stash"
+UNDO = "git checkout -q HEAD .gitignore; git add -A . && git stash -- ."
 
 
 @pytest.mark.parametrize("moment", range(8))
@@ -484,6 +515,8 @@ def test_killed_at_any_moment(made: Versions, project: Path, moment: int) -> Non
     tag = made.with_changes(*CHANGES_OF_ALL, versions.kit_removed)
     replace(project / "src/my_env/kit/ppo.py", '"""', '"""Mine. ')
     append("src/my_env/env.py", "# mine\n")(project)
+    append(".gitignore", "/.env\n")(project)
+    write(".env", b"SECRET=1\n")(project)  # no stash may take it along
     commit(project)
     before = files(project)
     started = time.perf_counter()
@@ -537,6 +570,17 @@ def test_a_full_disk(
     assert {name: now.get(name) for name in YOURS} == {name: before.get(name) for name in YOURS}
     subprocess.run(UNDO, shell=True, cwd=project, check=True, capture_output=True)
     assert files(project) == before
+
+
+def test_undoing_leaves_alone_what_lies_around_the_project(made: Versions, tmp_path: Path) -> None:
+    project = made.project(tmp_path / "all/project")
+    write("notes.txt", b"1")(tmp_path / "all")
+    commit(tmp_path / "all")
+    write("notes.txt", b"2")(tmp_path / "all")
+    before = files(tmp_path / "all")
+    update(project, to=made.with_changes(versions.kit_changed))
+    subprocess.run(UNDO, shell=True, cwd=project, check=True, capture_output=True)
+    assert files(tmp_path / "all") == before
 
 
 def test_the_message_names_the_line_that_undoes(made: Versions, project: Path) -> None:
