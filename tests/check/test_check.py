@@ -143,6 +143,27 @@ def test_even_an_exit_does_not_get_out() -> None:
     assert [v.rule for v in check_env(env)] == ["step-runs"]
 
 
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise Unspeakable
+
+    __repr__ = __str__
+
+
+def test_what_can_not_be_said_is_told_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Any:
+        raise Unspeakable
+
+    (violation,) = check_env(edited(Maze, step=fail)(), episode_length=LENGTH)
+    assert violation.rule == "step-runs"
+    assert "Unspeakable" in violation.actual
+    monkeypatch.setattr("kit.check._work", fail)
+    report = examine(Maze(), episode_length=LENGTH)
+    assert [(v.rule, v.severity) for v in report.violations] == [("time-limit", "warning")]
+    assert "stopped after Unspeakable" in report.violations[0].actual
+    assert "reset-runs" in report.unchecked
+
+
 @pytest.mark.parametrize("where", ["traced", "run"])
 def test_it_stops_by_itself(where: str) -> None:
     """In a process of its own, since what it gave up on goes on meanwhile."""

@@ -96,27 +96,35 @@ def examine(
     began = time.monotonic()
     seen = Seen(env, seed, episode_length, began + 0.7 * time_limit, actions)
     done: list[str] = []
+    died: list[str] = []
+
+    def work() -> None:
+        try:
+            _work(seen, done)
+        except BaseException as error:  # stranger than anything that was thought of here
+            died.append(f"after {type(error).__name__} {said(error)}")
+
     # A thread, since neither a compilation nor a loop in `step` can be stopped from outside.
-    worker = threading.Thread(target=_work, args=(seen, done), daemon=True)
+    worker = threading.Thread(target=work, daemon=True)
     worker.start()
     worker.join(time_limit)
 
     violations, late = list(seen.violations), worker.is_alive()
+    stopped = f"after {time_limit:g} s" if late else "".join(died)
     known = {*done, *(v.rule for v in violations)}
-    why = f"not reached in {time_limit:g} s" if late else "mend the errors above first"
+    why = f"stopped {stopped}" if stopped else "mend the errors above first"
     unchecked = {rule.id: why for rule in RULES if rule.id not in known} | seen.puzzles
-    if late:
+    if stopped:
         unchecked.pop("time-limit", None)
-        violations.append(_stopped(time_limit, list(unchecked)))
+        left = ", ".join(unchecked)
+        actual = f"stopped {stopped}, before looking at {left}"
+        fix = f"check --time-limit {4 * time_limit:g}" if late else "report it to the template"
+        violations.append(
+            Violation("time-limit", "warning", "a check that gets to its end", actual, fix)
+        )
     order = [rule.id for rule in RULES]
     violations.sort(key=lambda v: order.index(v.rule))
     return Report(violations, unchecked, time.monotonic() - began, late)
-
-
-def _stopped(time_limit: float, left: list[str]) -> Violation:
-    actual = f"stopped after {time_limit:g} s, before looking at {', '.join(left)}"
-    fix = f"check --time-limit {4 * time_limit:g}"
-    return Violation("time-limit", "warning", "a check that gets to its end", actual, fix)
 
 
 def _work(seen: Seen, done: list[str]) -> None:
