@@ -131,6 +131,17 @@ def test_exceptions_carry_the_users_own_line() -> None:
     assert violation.fix.startswith("jnp.float32(x)")
 
 
+def test_where_no_line_is_to_blame_the_class_is_named() -> None:
+    class NoKey(Pole):
+        def reset(self) -> State:  # type: ignore[override]
+            return super().reset(jax.random.PRNGKey(0))
+
+    (violation,) = check_env(NoKey())
+    assert violation.rule == "reset-runs"
+    assert violation.actual.startswith("NoKey raises TypeError")
+    assert "positional argument" in violation.actual
+
+
 @pytest.mark.parametrize("env", [object(), None, 3, Point, lambda: None])
 def test_what_is_no_environment_is_told_and_not_raised(env: Any) -> None:
     found = check_env(env, time_limit=30)

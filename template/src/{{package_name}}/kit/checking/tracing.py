@@ -36,7 +36,7 @@ class Failure:
 
     Attributes:
       error: the exception.
-      where: the user's own line, such as `env.py:41`.
+      where: the user's own line, such as `env.py:41`; where there is none, the class.
       message: the exception's type and the first line of what it says.
     """
 
@@ -69,11 +69,10 @@ def failure(error: BaseException, env: Env) -> Failure:
     libraries = (
         *site.getsitepackages(),
         sysconfig.get_paths()["stdlib"],
-        str(Path(__file__).parent),
+        str(Path(__file__).parents[1]),
     )
     own = [f for f in frames if source and f.filename == source]
     own = [f for f in frames if not f.filename.startswith((*libraries, "<"))] or own
-    own = own or frames
     where = f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else type(env).__name__
     says = " ".join(line.strip() for line in lines[: 4 if lines[0].endswith(":") else 1])
     kind = type(error).__name__
