@@ -806,6 +806,22 @@ class MadeLate(Drifting):
 
 
 @correct
+class Flagged(Drifting):
+    """Builds what it needs at the first call, and notes that it has."""
+
+    def __init__(self) -> None:
+        self._built = False
+        self._push = np.zeros(2, np.float32)
+
+    def step(self, state: State, action: jax.Array) -> State:
+        if not self._built:
+            self._push[:] = 0.5, 0.3
+            self._built = True
+        obs = 0.9 * state.obs + self._push * action[0]
+        return state.replace(obs=obs, reward=-jnp.sum(obs**2))
+
+
+@correct
 class Secretive(Drifting):
     """Holds something that can't be looked at."""
 

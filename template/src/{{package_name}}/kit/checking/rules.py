@@ -430,12 +430,15 @@ def _(seen: Seen) -> Iterator[Finding]:
 
 @rule("no-self-write", "error", "traced", "nothing is written to `self`")
 def _(seen: Seen) -> Iterator[Finding]:
+    hangs = snapshot(seen.env)
     for function, calls in (("reset", seen.resets), ("step", seen.steps)):
-        names = sorted(
-            {name for call in calls for name in call.written}
-            | {name for call in calls[1:] for name in call.made}
-        )
-        if names := [name for name in names if not _is_generator(seen.env, name)]:
+        again = {name for call in calls[1:] for name in (*call.written, *call.made)}
+        # What the first call alone wrote is a constant made late, unless it is a traced value.
+        first = {name for call in calls[:1] for name in call.written}
+        if len(calls) > 1:
+            first = {name for name in first if str(hangs.get(name)).startswith("traced ")}
+        names = [name for name in sorted(first | again) if not _is_generator(seen.env, name)]
+        if names:
             fix = "pipeline_state=state.pipeline_state.replace(count=count + 1)"
             yield (
                 "reset and step leave the environment as it is",
