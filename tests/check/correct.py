@@ -760,6 +760,15 @@ class Rematerialised(Drifting):
 
 
 @correct
+class Batched(Drifting):
+    """Steps a batch of one."""
+
+    def step(self, state: State, action: jax.Array) -> State:
+        batch = jax.tree.map(lambda x: x[None], (state, action))
+        return jax.tree.map(lambda x: x[0], jax.vmap(super().step)(*batch))
+
+
+@correct
 class NotDifferentiated(Drifting):
     """No gradient goes through the whole of the state."""
 

@@ -163,6 +163,7 @@ def test_settings_that_can_not_run_are_refused(
     ("arguments", "sentence"),
     [
         (["train", "--num-env", "3"], "perhaps you meant --num-envs"),
+        (["train", "--reset", "pool"], "perhaps you meant --resets or --resume. More"),
         (["train", "--batch-size", "3", "--num-minibatches", "5"], "num_envs 5 or 15"),
         (["plya"], "the commands are check, train, play, bench"),
         (["play", "nowhere"], "not the folder of a run"),

@@ -198,7 +198,9 @@ def _sentence(box: str) -> str:
     sentence = " ".join(wrong).removesuffix(".")
     for title, *details in filter(None, rest):
         if title.startswith("Perhaps you meant"):
-            flags = dict.fromkeys(row.split()[0] for row in details if row.startswith("--"))
+            # A line of help may begin with a flag too, and then ends a sentence.
+            first = (row.split()[0] for row in details)
+            flags = dict.fromkeys(flag for flag in first if re.fullmatch(r"--[\w-]+", flag))
             sentence += f"; perhaps you meant {' or '.join(flags)}"
         elif title.startswith("Available subcommands"):
             sentence += f"; the commands are {title.partition(': ')[2]}"
