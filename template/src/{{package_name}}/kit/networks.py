@@ -1,31 +1,38 @@
-"""Policy and value networks for PPO. The template's: not for editing.
+"""Policy and value networks for PPO: observation -> encoder -> policy head and value head.
 
-`make_network_factory` gives what `brax.training.agents.ppo.train` takes as `network_factory`.
+From the template: changes of yours are kept, `copier update` merges new versions in.
+
+An observation is a vector (n,), or a dict of vectors and of images, whose keys start with
+"pixels/". Brax keeps running statistics of the vectors and none of the images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from brax.training import distribution, networks, types
+from brax.training import networks, types
 from brax.training.agents.ppo.networks import PPONetworks
 from flax import linen as nn
 
-Actions = Literal["continuous", "discrete"]
+from .actions import ActionSpace
+from .errors import UsageError
+
+PIXELS = "pixels/"  # Brax's prefix for images
+PRIVILEGED = "privileged"  # Brax's prefix for what the policy may not see
 
 
 @dataclass(frozen=True)
 class NetworkFactory:
     """Builds `PPONetworks`; see `make_network_factory`."""
 
-    actions: Actions
+    action_space: ActionSpace
     encoder: nn.Module | None
-    policy_hidden_layer_sizes: Sequence[int]
-    value_hidden_layer_sizes: Sequence[int]
-    policy_obs_key: str
-    value_obs_key: str
+    policy_obs_keys: tuple[str, ...] | None
+    value_obs_keys: tuple[str, ...] | None
+    policy_hidden_layer_sizes: tuple[int, ...]
+    value_hidden_layer_sizes: tuple[int, ...]
 
     def __call__(
         self,
@@ -38,155 +45,185 @@ class NetworkFactory:
         """Builds the networks.
 
         Args:
-          observation_size: the shape of an observation, `(n,)` or a dict of such; `n` will do.
-          action_size: the length of an action, or the number of choices.
-          preprocess_observations_fn: normalises observations.
-        """
-        actions: distribution.ParametricDistribution
-        if self.actions == "discrete":
-            actions = CategoricalDistribution(action_size)
-        else:
-            actions = distribution.NormalTanhDistribution(event_size=action_size)
+          observation_size: the shape of an observation: `(n,)`, or a dict of shapes.
+          action_size: what the environment declares.
+          preprocess_observations_fn: normalises vectors.
 
-        if self.encoder is None:
-            policy = networks.make_policy_network(
-                actions.param_size,
-                observation_size,
-                preprocess_observations_fn,
-                hidden_layer_sizes=self.policy_hidden_layer_sizes,
-                activation=nn.swish,
-                obs_key=self.policy_obs_key,
+        Raises:
+          UsageError: the networks don't fit the observation or the actions.
+        """
+        if action_size != self.action_space.size:
+            raise UsageError(
+                f"The networks are built for {self.action_space}, but action_size is "
+                f"{action_size}; make_network_factory needs the environment's own action space."
             )
-            value = networks.make_value_network(
-                observation_size,
-                preprocess_observations_fn,
-                hidden_layer_sizes=self.value_hidden_layer_sizes,
-                activation=nn.swish,
-                obs_key=self.value_obs_key,
-            )
-        else:
-            policy = _make_encoded_network(
-                Encoded(self.encoder, (*self.policy_hidden_layer_sizes, actions.param_size)),
-                observation_size,
-                preprocess_observations_fn,
-            )
-            baseline = _make_encoded_network(
-                Encoded(self.encoder, (*self.value_hidden_layer_sizes, 1)),
-                observation_size,
-                preprocess_observations_fn,
-            )
-            value = networks.FeedForwardNetwork(
-                init=baseline.init, apply=lambda *args: jnp.squeeze(baseline.apply(*args), -1)
-            )
-        return PPONetworks(
-            policy_network=policy, value_network=value, parametric_action_distribution=actions
+        shapes = observation_shapes(observation_size)
+        distribution = self.action_space.distribution()
+        policy_keys = self.policy_obs_keys
+        if policy_keys is None and isinstance(shapes, dict):
+            policy_keys = tuple(key for key in shapes if not key.startswith(PRIVILEGED))
+        policy = self._network(
+            (*self.policy_hidden_layer_sizes, distribution.param_size),
+            shapes,
+            policy_keys,
+            preprocess_observations_fn,
         )
+        baseline = self._network(
+            (*self.value_hidden_layer_sizes, 1),
+            shapes,
+            self.value_obs_keys,
+            preprocess_observations_fn,
+        )
+        value = networks.FeedForwardNetwork(
+            init=baseline.init, apply=lambda *args: jnp.squeeze(baseline.apply(*args), -1)
+        )
+        return PPONetworks(policy, value, distribution)
+
+    def _network(
+        self,
+        layer_sizes: Sequence[int],
+        shapes: Any,
+        keys: tuple[str, ...] | None,
+        preprocess_observations_fn: types.PreprocessObservationFn,
+    ) -> networks.FeedForwardNetwork:
+        """One head behind an encoder of its own. It sees `keys` of a dict observation."""
+        seen = _select(shapes, keys)
+        images = [key for key in seen if key.startswith(PIXELS)] if isinstance(seen, dict) else []
+        if images and self.encoder is None:
+            raise UsageError(
+                f"The observation has an image, {images[0]}, which takes an encoder: give "
+                "make_network_factory one, or name the vectors to use instead with "
+                "policy_obs_keys and value_obs_keys."
+            )
+        module = Head(self.encoder or Concatenate(), tuple(layer_sizes))
+
+        def init(key: jax.Array) -> Any:
+            observation = jax.tree.map(
+                lambda shape: jnp.zeros((1, *shape), jnp.float32), seen, is_leaf=_is_shape
+            )
+            return module.init(key, observation, observation)
+
+        def apply(processor_params: Any, params: Any, observation: Any) -> Any:
+            if not isinstance(seen, dict):
+                normalized = preprocess_observations_fn(observation, processor_params)
+                return module.apply(params, observation, normalized)
+            observation = {key: observation[key] for key in seen}
+            normalized = {
+                key: x
+                if key.startswith(PIXELS)
+                else preprocess_observations_fn(
+                    x, networks.normalizer_select(processor_params, key)
+                )
+                for key, x in observation.items()
+            }
+            return module.apply(params, observation, normalized)
+
+        return networks.FeedForwardNetwork(init=init, apply=apply)
 
 
 def make_network_factory(
+    action_space: ActionSpace,
     *,
-    actions: Actions,
     encoder: nn.Module | None = None,
+    policy_obs_keys: Sequence[str] | None = None,
+    value_obs_keys: Sequence[str] | None = None,
     policy_hidden_layer_sizes: Sequence[int] = (64, 64),
     value_hidden_layer_sizes: Sequence[int] = (64, 64),
-    policy_obs_key: str = "state",
-    value_obs_key: str = "state",
 ) -> NetworkFactory:
-    """Says how policy and value networks are built, for any sizes.
+    """What `brax.training.agents.ppo.train` takes as `network_factory`.
 
     Args:
-      actions: "continuous" for a tanh-squashed normal in [-1, 1]^n, "discrete" for a categorical
-        over n choices, whose samples are () int32.
-      encoder: a flax module that is called with `(observation, normalized)`, both (..., n) float32
-        and the second normalised by the running statistics, and gives features, (..., m) float32.
-        Policy and value each train a copy of their own. None for observations that go straight in.
-      policy_hidden_layer_sizes: widths of the policy's layers, after the encoder.
-      value_hidden_layer_sizes: widths of the value's layers, after the encoder.
-      policy_obs_key: which entry of a dict observation the policy sees, without an encoder.
-      value_obs_key: likewise for the value, which may see more than the policy does.
-
-    Raises:
-      ValueError: `actions` is neither of the two.
+      action_space: the environment's.
+      encoder: a flax module that is called with `(observation, normalized)` and returns features,
+        (..., m) float32. Both arguments are vectors (..., n), or dicts of the entries that the
+        head sees; in the second the running statistics have normalised the vectors, while images
+        are as the environment gave them. Policy and value each train an encoder of their own.
+        If None, vectors are concatenated.
+      policy_obs_keys: the entries of a dict observation that the policy sees; all whose names
+        don't start with "privileged" if None.
+      value_obs_keys: the entries that the value network sees; all if None.
+      policy_hidden_layer_sizes: widths of the policy's layers, behind the encoder.
+      value_hidden_layer_sizes: widths of the value network's layers, behind the encoder.
     """
-    if actions not in ("continuous", "discrete"):
-        raise ValueError(f"actions is {actions!r}; it has to be 'continuous' or 'discrete'.")
     return NetworkFactory(
-        actions,
+        action_space,
         encoder,
+        policy_obs_keys and tuple(policy_obs_keys),
+        value_obs_keys and tuple(value_obs_keys),
         tuple(policy_hidden_layer_sizes),
         tuple(value_hidden_layer_sizes),
-        policy_obs_key,
-        value_obs_key,
     )
 
 
-class Encoded(nn.Module):
+class Head(nn.Module):
     """An encoder with an MLP behind it."""
 
     encoder: nn.Module
     layer_sizes: Sequence[int]
 
     @nn.compact
-    def __call__(self, observation: jax.Array, normalized: jax.Array) -> jax.Array:
+    def __call__(self, observation: Any, normalized: Any) -> jax.Array:
         features = self.encoder(observation, normalized)
         return networks.MLP(layer_sizes=self.layer_sizes, activation=nn.swish)(features)
 
 
-def _make_encoded_network(
-    module: Encoded,
-    observation_size: types.ObservationSize,
-    preprocess_observations_fn: types.PreprocessObservationFn,
-) -> networks.FeedForwardNetwork:
-    (size,) = jax.tree.leaves(observation_size)  # flat: `n` or `(n,)`
+class Concatenate(nn.Module):
+    """The default encoder: the normalised vectors, one after the other."""
 
-    def init(key: jax.Array) -> Any:
-        observation = jnp.zeros((1, size))
-        return module.init(key, observation, observation)
-
-    def apply(processor_params: Any, params: Any, observation: jax.Array) -> Any:
-        normalized = preprocess_observations_fn(observation, processor_params)
-        return module.apply(params, observation, normalized)
-
-    return networks.FeedForwardNetwork(init=init, apply=apply)
+    def __call__(self, observation: Any, normalized: Any) -> jax.Array:
+        return jnp.concatenate(jax.tree.leaves(normalized), axis=-1)
 
 
-class CategoricalDistribution(distribution.ParametricDistribution):
-    """A choice of one in `num_choices`, parametrised by logits (..., num_choices)."""
+def observation_shapes(observation_size: types.ObservationSize) -> Any:
+    """The shape of each entry as a tuple of ints: `4` is (4,).
 
-    def __init__(self, num_choices: int) -> None:
-        super().__init__(
-            param_size=num_choices,
-            postprocessor=distribution.IdentityPostprocessor(),
-            event_ndims=0,
-            reparametrizable=False,
+    Raises:
+      UsageError: PPO can't train on such an observation.
+    """
+    if not isinstance(observation_size, Mapping):
+        shape = _shape(observation_size)
+        if len(shape) != 1:
+            raise UsageError(
+                f"The observation has shape {shape}, but a flat one is a vector: flatten it, or "
+                'give it a name as in {"pixels/view": image}.'
+            )
+        return shape
+    if nested := [key for key, size in observation_size.items() if isinstance(size, Mapping)]:
+        raise UsageError(
+            f"The observation's entry {nested[0]!r} is a dict; an entry has to be one array."
         )
+    shapes = {key: _shape(size) for key, size in observation_size.items()}
+    for key, shape in shapes.items():
+        if len(shape) != 1 and not key.startswith(PIXELS):
+            raise UsageError(
+                f"The observation's entry {key!r} has shape {shape}, but only an image may have "
+                f'more than one axis: flatten it, or name it "{PIXELS}{key}".'
+            )
+    return shapes
 
-    def create_dist(self, parameters: jax.Array) -> "Categorical":
-        return Categorical(parameters)
+
+def without_images(obs: Any) -> Any:
+    """What running statistics are kept of: Brax leaves images as they are."""
+    if not isinstance(obs, Mapping):
+        return obs
+    return {key: value for key, value in obs.items() if not key.startswith(PIXELS)}
 
 
-class Categorical:
-    """What Brax's loss and acting ask of a distribution; samples are (...) int32."""
+def _select(shapes: Any, keys: tuple[str, ...] | None) -> Any:
+    if keys is None:
+        return shapes
+    there = ", ".join(shapes) if isinstance(shapes, dict) else "none, it is flat"
+    if not keys or not isinstance(shapes, dict) or not set(keys) <= set(shapes):
+        raise UsageError(
+            f"The networks are to see {', '.join(keys) or 'nothing'} of the observation; "
+            f"its entries are: {there}."
+        )
+    return {key: shapes[key] for key in keys}
 
-    def __init__(self, logits: jax.Array) -> None:
-        self._log_probs = nn.log_softmax(logits)
-        # Brax's loss reports mean, least and greatest of these, whatever the distribution.
-        self.loc = logits
-        self.scale = jnp.sqrt(jnp.exp(self._log_probs) * (1 - jnp.exp(self._log_probs)))
 
-    def sample(self, seed: jax.Array) -> jax.Array:
-        return jax.random.categorical(seed, self._log_probs)
+def _shape(size: Any) -> tuple[int, ...]:
+    return tuple(size) if isinstance(size, (tuple, list)) else (int(size),)
 
-    def mode(self) -> jax.Array:
-        return jnp.argmax(self._log_probs, axis=-1)
 
-    def log_prob(self, x: jax.Array) -> jax.Array:
-        return jnp.take_along_axis(self._log_probs, x[..., None], axis=-1)[..., 0]
-
-    def entropy(self) -> jax.Array:
-        return -jnp.sum(jnp.exp(self._log_probs) * self._log_probs, axis=-1)
-
-    def kl_divergence(self, old_dist: "Categorical") -> jax.Array:
-        """KL(old_dist || self)."""
-        old = old_dist._log_probs
-        return jnp.sum(jnp.exp(old) * (old - self._log_probs), axis=-1)
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, tuple)

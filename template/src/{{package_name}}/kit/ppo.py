@@ -1,19 +1,21 @@
-"""Proximal policy optimisation as pure functions. The template's: not for editing.
+"""Proximal policy optimisation as pure functions.
 
-The algorithm is Brax's (`brax.training.agents.ppo`), and so are its parts: loss, networks, acting,
-running statistics. What is different is who drives them: `ppo.train` there is one long function
-that compiles many small programs, cannot resume and calls what newer JAX no longer has; here are
-`init`, `update`, `evaluate` and `epoch`, to be jitted, resumed or vmapped over seeds as you please.
-Keys are split as in `ppo.train`, so that both give the same parameters from the same seed.
+From the template: changes of yours are kept, `copier update` merges new versions in.
 
-Schulman et al. 2017, arXiv:1707.06347; advantages: Schulman et al. 2016, arXiv:1506.02438.
+The loss, the acting and the running statistics are Brax's (`brax.training.agents.ppo`). Its
+`ppo.train` is one long function that can't be resumed and calls what newer versions of JAX lack;
+here are `init`, `update`, `epoch` and `evaluate`, to be jitted, or vmapped over seeds. Keys are
+split as in `ppo.train`, so that both give the same parameters from the same seed where
+`statistics_before_loss` is on.
+
+PPO: Schulman et al. 2017, arXiv:1707.06347. Advantages: Schulman et al. 2016, arXiv:1506.02438.
 """
 
 import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import flax
 import jax
@@ -25,129 +27,153 @@ from brax.training.acme import running_statistics, specs
 from brax.training.agents.ppo import losses
 from brax.training.agents.ppo.networks import PPONetworks, make_inference_fn
 
-from .rollout import run_episodes
-from .wrappers import Resets, wrap_for_training
+from .actions import action_space_of
+from .errors import UsageError
+from .networks import PIXELS, observation_shapes, without_images
+from .rollout import run_episodes, strip_weak_types
+from .wrappers import wrap_for_evaluation, wrap_for_training
 
 Metrics = dict[str, jax.Array]
+Schedule = Literal["constant", "linear", "adaptive_kl"]
 
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """Settings of PPO; the names are those of `ppo.train`."""
+    """Settings of PPO; the names are those of `ppo.train`.
 
+    Raises:
+      UsageError (a ValueError): PPO can't run with these settings.
+    """
+
+    episode_length: int
+    """Time limit: the number of steps after which an episode is cut off."""
     num_timesteps: int = 1_000_000
     """Environment steps to train for; rounded up to whole updates."""
-    episode_length: int = 1000
-    """Steps after which an episode is cut off."""
     action_repeat: int = 1
-    """How often each action is applied."""
-    resets: Resets = "fresh"
-    """Where episodes start: anew, at one of a pool of starts, or all at one, as in Brax."""
-    num_starts: int = 256
-    """Starts in the pool; for a `reset` that costs much more than a step."""
+    """How many steps each action is applied for."""
     seed: int = 0
-    """Everything random in a run follows from it."""
+    """Seed of everything random in a run."""
 
     num_envs: int = 16
-    """Environments that run side by side; has to divide batch_size x num_minibatches."""
+    """Environments that run in parallel; has to divide batch_size x num_minibatches."""
     unroll_length: int = 16
-    """Steps in each piece of an episode that is learnt from."""
+    """Steps in a rollout."""
     batch_size: int = 16
-    """Pieces in a minibatch."""
+    """Rollouts in a minibatch."""
     num_minibatches: int = 16
-    """Minibatches collected for an update."""
+    """Minibatches in an update."""
     num_updates_per_batch: int = 8
-    """Passes over them, each in a new order."""
+    """Passes over the minibatches of an update, shuffled each time."""
 
     learning_rate: float = 1e-3
-    """Adam's step size."""
+    """Step size of Adam."""
+    learning_rate_schedule: Schedule = "constant"
+    """constant; linear: falls to 0 at num_timesteps; adaptive_kl: follows desired_kl."""
+    desired_kl: float = 0.01
+    """KL divergence of an update that adaptive_kl aims at."""
     entropy_cost: float = 1e-2
-    """Weight of the entropy bonus; more explores longer."""
+    """Weight of the entropy bonus; a larger one explores for longer."""
     discounting: float = 0.95
-    """What a reward is worth one step later."""
+    """Discount factor (gamma)."""
     gae_lambda: float = 0.95
-    """0 trusts the value network's estimates, 1 the returns seen."""
+    """Lambda of generalised advantage estimation."""
     clipping_epsilon: float = 0.3
-    """How far a policy may move from the one that collected the data."""
+    """Clipping range of the policy's probability ratio."""
+    clipping_epsilon_value: float | None = None
+    """Clipping range of the value estimate; `None` does not clip."""
+    normalize_advantage: bool = True
+    """Normalise the advantages of each minibatch."""
     reward_scaling: float = 0.1
-    """Factor on rewards inside the loss; results are reported unscaled."""
+    """Factor on rewards in the loss; returns are reported unscaled."""
     vf_loss_coefficient: float = 0.5
-    """Weight of the value network's loss."""
+    """Weight of the value loss."""
     max_grad_norm: float | None = 1.0
-    """Longer gradients are shortened to this; `None` leaves them."""
+    """Clip gradients to this global norm; `None` does not clip."""
+    bootstrap_on_timeout: bool = False
+    """At the time limit, add the value of the last observation to the reward."""
+
     normalize_observations: bool = True
-    """Whether observations are brought to mean 0 and deviation 1 as they come."""
+    """Normalise observations by running statistics; images are left as they are."""
+    normalize_observations_std_eps: float = 0.0
+    """Added to the variance when observations are normalised."""
+    statistics_before_loss: bool = False
+    """Update the running statistics before the loss, as Brax does, rather than after it."""
 
     num_evals: int = 10
-    """Evaluations in a run, the one before training included."""
+    """Evaluations in a run, including the one before training."""
     num_eval_envs: int = 128
-    """Episodes in each evaluation."""
+    """Episodes in an evaluation."""
     deterministic_eval: bool = True
-    """Whether evaluation takes the likeliest action rather than a sample."""
+    """Evaluate the most likely action rather than a sample."""
 
     @property
     def steps_per_update(self) -> int:
         """Environment steps that one update collects."""
-        pieces = self.batch_size * self.num_minibatches
-        return pieces * self.unroll_length * self.action_repeat
+        rollouts = self.batch_size * self.num_minibatches
+        return rollouts * self.unroll_length * self.action_repeat
 
     @property
     def num_updates(self) -> int:
         """Updates in the whole run."""
         return -(-self.num_timesteps // self.steps_per_update)
 
-    def problems(self) -> list[str]:
-        """What PPO could not run with, a sentence each that says what would be right."""
-        found = []
+    def __post_init__(self) -> None:
         for field in fields(PPOConfig):
-            value, name = getattr(self, field.name), field.name
-            if name == "resets":
-                if value not in (known := get_args(Resets)):
-                    found.append(f"resets is {value!r}; it has to be one of {', '.join(known)}.")
-            elif name == "seed":
-                if not 0 <= value < 2**32:
-                    found.append(f"seed is {value}; it has to be from 0 to {2**32 - 1}.")
-            elif name in ("discounting", "gae_lambda"):
-                if not 0 <= value <= 1:
-                    found.append(f"{name} is {value}; it has to be from 0 to 1.")
-            elif name in ("entropy_cost", "vf_loss_coefficient"):
-                if not 0 <= value < math.inf:
-                    found.append(f"{name} is {value}; it has to be 0 or more.")
-            elif name == "num_evals":
-                if value < 2:
-                    found.append("num_evals has to be 2 or more: one before training, one after.")
-            elif isinstance(value, bool) or value is None:
-                continue
-            elif not 0 < value < math.inf:
-                found.append(f"{name} is {value}; it has to be greater than 0.")
-        if found:
-            return found
-        pieces = self.batch_size * self.num_minibatches
-        if pieces % self.num_envs:
+            self._check(field.name, field.type, getattr(self, field.name))
+        rollouts = self.batch_size * self.num_minibatches
+        if rollouts % self.num_envs:
             near = sorted(
-                (n for n in range(1, pieces + 1) if pieces % n == 0),
+                (n for n in range(1, rollouts + 1) if rollouts % n == 0),
                 key=lambda n: abs(n - self.num_envs),
             )[:2]
             batch = self.num_envs // math.gcd(self.num_envs, self.num_minibatches)
             batch *= max(1, round(self.batch_size / batch))
-            found.append(
-                f"num_envs is {self.num_envs}; it has to divide batch_size x num_minibatches = "
-                f"{pieces}: take num_envs {' or '.join(map(str, sorted(near)))}, "
+            raise UsageError(
+                f"num_envs is {self.num_envs}, which has to divide batch_size x num_minibatches = "
+                f"{rollouts}: use num_envs {' or '.join(map(str, sorted(near)))}, "
                 f"or batch_size {batch}."
             )
         if self.episode_length % self.action_repeat:
             below = self.episode_length - self.episode_length % self.action_repeat
-            found.append(
-                f"episode_length is {self.episode_length}; it has to be a multiple of "
-                f"action_repeat = {self.action_repeat}: take {below or self.action_repeat}."
+            raise UsageError(
+                f"episode_length is {self.episode_length}, which has to be a multiple of "
+                f"action_repeat = {self.action_repeat}: use {below or self.action_repeat}."
             )
-        elif self.episode_length // self.action_repeat < 2:
-            found.append(
-                f"episode_length is {self.episode_length}; it has to leave 2 steps or more: "
-                "PPO learns nothing from a step at which the episode is cut off; for one-step "
-                f"episodes set done in step, and episode_length {2 * self.action_repeat}."
+        if self.episode_length // self.action_repeat < 2:
+            raise UsageError(
+                f"episode_length is {self.episode_length}, which has to leave 2 actions or more, "
+                "because PPO learns nothing from a step that is cut off: for one-step episodes "
+                f"set done in step and use episode_length {2 * self.action_repeat}."
             )
-        return found
+
+    def _check(self, name: str, annotation: Any, value: Any) -> None:
+        """Refuses a value that is of another type or out of range."""
+        if annotation is Schedule:
+            right, what = value in get_args(Schedule), f"one of {', '.join(get_args(Schedule))}"
+        elif annotation is bool:
+            right, what = isinstance(value, bool), "true or false"
+        elif value is None and annotation == float | None:
+            right, what = True, ""
+        elif isinstance(value, bool) or not isinstance(value, int | float):
+            right, what = False, "a number"
+        elif annotation is int and not isinstance(value, int):
+            right, what = False, "a whole number"
+        else:
+            in_range, what = RANGES.get(name, (lambda x: 0 < x < math.inf, "greater than 0"))
+            right = in_range(value)
+        if not right:
+            raise UsageError(f"{name} is {value}, which has to be {what}.")
+
+
+RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    **dict.fromkeys(("discounting", "gae_lambda"), (lambda x: 0 <= x <= 1, "from 0 to 1")),
+    **dict.fromkeys(
+        ("entropy_cost", "vf_loss_coefficient", "normalize_observations_std_eps"),
+        (lambda x: 0 <= x < math.inf, "0 or more"),
+    ),
+    "seed": (lambda x: 0 <= x < 2**32, f"from 0 to {2**32 - 1}"),
+    "num_evals": (lambda x: x >= 2, "2 or more: one before training and one after"),
+}
 
 
 @flax.struct.dataclass
@@ -156,39 +182,43 @@ class TrainingState:
 
     Attributes:
       params: weights of the policy and the value network.
-      optimizer_state: Adam's moments.
-      normalizer_params: running mean and deviation of the observations.
-      env_state: the environments as they stand, batched by num_envs.
+      optimizer_state: moments of Adam.
+      learning_rate: () float32, of the last update.
+      normalizer_params: running statistics of the observations.
+      env_state: the environments, batched by num_envs.
       key: (2,) uint32, split at each update.
-      updates: () int32, how many updates were made.
+      eval_key: (2,) uint32, the same throughout a run.
+      updates: () int32, number of updates so far.
     """
 
     params: losses.PPONetworkParams
     optimizer_state: optax.OptState
+    learning_rate: jax.Array
     normalizer_params: running_statistics.RunningStatisticsState
     env_state: State
     key: jax.Array
+    eval_key: jax.Array
     updates: jax.Array
 
 
 @dataclass(frozen=True)
 class PPO:
-    """The pure functions of one task; see `make_ppo`.
+    """The pure functions that train one environment; see `make_ppo`.
 
     Attributes:
       networks: what `network_factory` built.
       init: `seed` () uint32 -> `TrainingState`.
-      update: `TrainingState` -> the next one and the losses, averaged over the update.
-      evaluate: `TrainingState` -> returns and metrics of num_eval_envs whole episodes.
-      epoch: `TrainingState`, `updates` () int32 -> the state after so many updates, and the metrics
-        of training (zeros when there were none) and of the evaluation that follows.
+      update: `TrainingState` -> the next one, and metrics averaged over the update.
+      epoch: `TrainingState`, `updates` () int32, 1 or more -> the state after so many updates, and
+        `training/...` metrics averaged over them.
+      evaluate: `TrainingState` -> `eval/...` metrics of num_eval_envs whole episodes.
     """
 
     networks: PPONetworks
     init: Callable[[jax.Array], TrainingState]
     update: Callable[[TrainingState], tuple[TrainingState, Metrics]]
-    evaluate: Callable[[TrainingState], Metrics]
     epoch: Callable[[TrainingState, jax.Array], tuple[TrainingState, Metrics]]
+    evaluate: Callable[[TrainingState], Metrics]
 
 
 def policy_params(state: TrainingState) -> tuple[Any, Any, Any]:
@@ -196,48 +226,77 @@ def policy_params(state: TrainingState) -> tuple[Any, Any, Any]:
     return state.normalizer_params, state.params.policy, state.params.value
 
 
+def preprocessor(config: PPOConfig) -> types.PreprocessObservationFn:
+    """What `network_factory` takes as `preprocess_observations_fn`."""
+    if config.normalize_observations:
+        return running_statistics.normalize
+    return types.identity_observation_preprocessor
+
+
+def init_statistics(obs_shapes: Any, config: PPOConfig) -> Any:
+    """Running statistics of no observations, for `observation_shapes`."""
+    vectors = jax.tree.map(
+        lambda shape: specs.Array(shape, jnp.dtype("float32")),
+        without_images(obs_shapes),
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+    return running_statistics.init_state(vectors, config.normalize_observations_std_eps)
+
+
 def make_ppo(
     environment: Env,
     config: PPOConfig,
     network_factory: types.NetworkFactory[PPONetworks],
+    *,
     wrap_env_fn: Callable[..., Env] | None = None,
+    randomization_fn: Callable[..., tuple[Any, Any]] | None = None,
 ) -> PPO:
     """Builds the functions that train `environment`; compiles and runs nothing.
 
     Args:
-      environment: one environment, not yet batched.
-      config: settings without `problems()`.
+      environment: one environment, not batched.
+      config: the settings.
       network_factory: as `ppo.train` takes it.
-      wrap_env_fn: as `ppo.train` takes it; `wrap_for_training`, as `config` says, if None.
+      wrap_env_fn: as `ppo.train` takes it; `wrap_for_training` if None.
+      randomization_fn: domain randomisation, as `ppo.train` takes it.
 
     Raises:
-      ValueError: PPO can't run with these settings.
+      UsageError: the environment or the networks are none that PPO can train.
     """
-    if problems := config.problems():
-        raise ValueError(" ".join(problems))
+    keys = _split(config.seed)
 
-    def wrap(**resets: Any) -> Env:
-        wrap = wrap_env_fn or functools.partial(wrap_for_training, **resets)
-        return wrap(
-            environment, episode_length=config.episode_length, action_repeat=config.action_repeat
+    def wrap(own: Callable[..., Env], key: jax.Array, batch: int) -> Env:
+        randomize = randomization_fn and functools.partial(
+            randomization_fn, rng=jax.random.split(key, batch)
+        )
+        return (wrap_env_fn or own)(
+            environment,
+            episode_length=config.episode_length,
+            action_repeat=config.action_repeat,
+            randomization_fn=randomize,
         )
 
-    env = wrap(resets=config.resets, num_starts=config.num_starts)
-    # An evaluation looks at one episode of each: no other start is needed.
-    eval_env = wrap(resets="cached")
-    key_shape = jax.ShapeDtypeStruct((config.num_envs, 2), jnp.uint32)
-    obs_shape = jax.tree.map(lambda x: x.shape[1:], jax.eval_shape(env.reset, key_shape).obs)
+    keep = functools.partial(wrap_for_training, keep_final_obs=config.bootstrap_on_timeout)
+    env = wrap(keep, keys["env"], config.num_envs)
+    # Evaluation gets a batch of its own, and needs no auto-reset.
+    eval_env = wrap(wrap_for_evaluation, keys["eval"], config.num_eval_envs)
+
+    reset = jax.eval_shape(env.reset, jax.ShapeDtypeStruct((config.num_envs, 2), jnp.uint32))
+    if config.bootstrap_on_timeout and "final_obs" not in reset.info:
+        raise UsageError(
+            "bootstrap_on_timeout needs info['final_obs'], the observation that a step ended in; "
+            "the task's wrap_env_fn does not keep it."
+        )
+    obs_shapes = observation_shapes(jax.tree.map(lambda x: x.shape[1:], reset.obs))
     networks = network_factory(
-        obs_shape,
-        env.action_size,
-        preprocess_observations_fn=(
-            running_statistics.normalize
-            if config.normalize_observations
-            else types.identity_observation_preprocessor
-        ),
+        obs_shapes, env.action_size, preprocess_observations_fn=preprocessor(config)
     )
-    make_policy = make_inference_fn(networks)
-    optimizer = optax.adam(config.learning_rate)
+    _refuse_what_does_not_fit(env, reset.obs, networks, init_statistics(obs_shapes, config))
+
+    make_policy = make_inference_fn(
+        networks, compute_value=config.clipping_epsilon_value is not None
+    )
+    optimizer = optax.scale_by_adam()
     if config.max_grad_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optimizer)
     loss_and_grad = jax.value_and_grad(
@@ -249,50 +308,41 @@ def make_ppo(
             reward_scaling=config.reward_scaling,
             gae_lambda=config.gae_lambda,
             clipping_epsilon=config.clipping_epsilon,
+            clipping_epsilon_value=config.clipping_epsilon_value,
+            normalize_advantage=config.normalize_advantage,
             vf_coefficient=config.vf_loss_coefficient,
         ),
         has_aux=True,
     )
 
     def init(seed: jax.Array) -> TrainingState:
-        global_key, local_key = jax.random.split(jax.random.PRNGKey(seed))
-        local_key = jax.random.fold_in(local_key, 0)
-        local_key, key_env, _ = jax.random.split(local_key, 3)
-        key_policy, key_value = jax.random.split(global_key)
-        epoch_key, _ = jax.random.split(local_key)
-
-        env_state = env.reset(jax.random.split(key_env, config.num_envs))
+        keys = _split(seed)
         params = losses.PPONetworkParams(
-            policy=networks.policy_network.init(key_policy),
-            value=networks.value_network.init(key_value),
+            policy=networks.policy_network.init(keys["policy"]),
+            value=networks.value_network.init(keys["value"]),
         )
         state = TrainingState(
             params=params,
             optimizer_state=optimizer.init(params),
-            normalizer_params=running_statistics.init_state(
-                jax.tree.map(
-                    lambda x: specs.Array(x.shape[-1:], jnp.dtype("float32")),
-                    without_pixels(env_state.obs),
-                )
-            ),
-            env_state=env_state,
-            key=jax.random.split(epoch_key, 1)[0],
+            learning_rate=jnp.float32(config.learning_rate),
+            normalizer_params=init_statistics(obs_shapes, config),
+            env_state=env.reset(jax.random.split(keys["env"], config.num_envs)),
+            key=keys["training"],
+            eval_key=keys["eval"],
             updates=jnp.zeros((), jnp.int32),
         )
-        # An environment may hand out weakly typed numbers; a loop would hand back others.
-        return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.asarray(x).dtype), state)
+        return strip_weak_types(state)
 
-    def update(state: TrainingState) -> tuple[TrainingState, Metrics]:
-        key_sgd, key_unroll, new_key = jax.random.split(state.key, 3)
-
-        # COLLECT: pieces of episodes, (batch_size x num_minibatches, unroll_length, ...).
+    def collect(state: TrainingState, key: jax.Array) -> tuple[State, types.Transition]:
+        """Rollouts, (batch_size x num_minibatches, unroll_length, ...)."""
         policy = make_policy(policy_params(state))
+        extra_fields = ("truncation",) + ("final_obs",) * config.bootstrap_on_timeout
 
-        def collect(carry: tuple[State, jax.Array], _: None) -> tuple[tuple[State, jax.Array], Any]:
+        def rollout(carry: tuple[State, jax.Array], _: None) -> tuple[tuple[State, jax.Array], Any]:
             env_state, key = carry
             key, next_key = jax.random.split(key)
             env_state, data = acting.generate_unroll(
-                env, env_state, policy, key, config.unroll_length, extra_fields=("truncation",)
+                env, env_state, policy, key, config.unroll_length, extra_fields
             )
             # The loss needs the observation after the last step alone; dropping the others
             # nearly halves the memory of a batch.
@@ -300,69 +350,87 @@ def make_ppo(
             return (env_state, next_key), data
 
         rounds = config.batch_size * config.num_minibatches // config.num_envs
-        (env_state, _), data = jax.lax.scan(
-            collect, (state.env_state, key_unroll), None, length=rounds
-        )
+        (env_state, _), data = jax.lax.scan(rollout, (state.env_state, key), None, length=rounds)
         data = jax.tree.map(lambda x: jnp.swapaxes(x, 1, 2), data)
-        data = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), data)
+        return env_state, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), data)
 
-        # NORMALISE: the statistics take the new observations in before the loss uses them.
-        normalizer_params = running_statistics.update(
-            state.normalizer_params, without_pixels(data.observation)
+    def bootstrap(state: TrainingState, data: types.Transition) -> types.Transition:
+        """Turns a time limit into an end that pays the value of what would have followed.
+
+        Brax adds the value of the observation before the last step (`bootstrap_on_timeout`).
+        Pardo et al. 2018, arXiv:1712.00378.
+        """
+        extras = data.extras["state_extras"]
+        value = networks.value_network.apply(
+            state.normalizer_params, state.params.value, extras["final_obs"]
+        )
+        # Values are of scaled rewards.
+        bonus = config.discounting * value * extras["truncation"] / config.reward_scaling
+        extras = {"truncation": jnp.zeros_like(extras["truncation"])}
+        return data._replace(
+            reward=data.reward + bonus, extras={**data.extras, "state_extras": extras}
         )
 
-        # LEARN: passes over the pieces, each in a new order, one gradient step for a minibatch.
-        def learn_from_minibatch(carry: Any, pieces: jax.Array) -> Any:
-            params, optimizer_state, key = carry
-            key, key_loss = jax.random.split(key)
-            minibatch = jax.tree.map(lambda x: x[pieces], data)
-            (_, metrics), grads = loss_and_grad(params, normalizer_params, minibatch, key_loss)
-            change, optimizer_state = optimizer.update(grads, optimizer_state)
-            return (optax.apply_updates(params, change), optimizer_state, key), metrics
+    def learn(
+        state: TrainingState, statistics: Any, data: types.Transition, key: jax.Array
+    ) -> tuple[TrainingState, Metrics]:
+        """Several passes over the rollouts, each in a new order; a gradient step per minibatch."""
 
-        def learn_from_all(carry: Any, _: Any) -> Any:
-            params, optimizer_state, key = carry
+        def minibatch_step(carry: Any, rollouts: jax.Array) -> Any:
+            params, optimizer_state, learning_rate, key = carry
+            key, key_loss = jax.random.split(key)
+            minibatch = jax.tree.map(lambda x: x[rollouts], data)
+            (_, metrics), grads = loss_and_grad(params, statistics, minibatch, key_loss)
+            if config.learning_rate_schedule == "adaptive_kl":
+                learning_rate = _follow_kl(learning_rate, metrics["kl_mean"], config.desired_kl)
+            direction, optimizer_state = optimizer.update(grads, optimizer_state)
+            change = jax.tree.map(lambda x: -learning_rate * x, direction)
+            params = optax.apply_updates(params, change)
+            metrics["learning_rate"] = learning_rate
+            return (params, optimizer_state, learning_rate, key), metrics
+
+        def one_pass(carry: Any, _: None) -> Any:
+            *learner, key = carry
             key, key_order, key_grad = jax.random.split(key, 3)
             order = jax.random.permutation(key_order, config.batch_size * config.num_minibatches)
-            (params, optimizer_state, _), metrics = jax.lax.scan(
-                learn_from_minibatch,
-                (params, optimizer_state, key_grad),
+            (*learner, _), metrics = jax.lax.scan(
+                minibatch_step,
+                (*learner, key_grad),
                 order.reshape(config.num_minibatches, config.batch_size),
             )
-            return (params, optimizer_state, key), metrics
+            return (*learner, key), metrics
 
-        (params, optimizer_state, _), metrics = jax.lax.scan(
-            learn_from_all,
-            (state.params, state.optimizer_state, key_sgd),
-            None,
-            length=config.num_updates_per_batch,
+        learner = (state.params, state.optimizer_state, state.learning_rate, key)
+        (params, optimizer_state, learning_rate, _), metrics = jax.lax.scan(
+            one_pass, learner, None, length=config.num_updates_per_batch
         )
-        state = TrainingState(
-            params=params,
-            optimizer_state=optimizer_state,
-            normalizer_params=normalizer_params,
+        state = state.replace(
+            params=params, optimizer_state=optimizer_state, learning_rate=learning_rate
+        )
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    def update(state: TrainingState) -> tuple[TrainingState, Metrics]:
+        key_sgd, key_unroll, new_key = jax.random.split(state.key, 3)
+        env_state, data = collect(state, key_unroll)
+        if config.bootstrap_on_timeout:
+            data = bootstrap(state, data)
+        acted_with = state.normalizer_params
+        statistics = running_statistics.update(acted_with, without_images(data.observation))
+        if config.learning_rate_schedule == "linear":
+            left = 1 - state.updates / config.num_updates
+            rate = jnp.float32(config.learning_rate * jnp.maximum(left, 0.0))
+            state = state.replace(learning_rate=rate)
+        # With other statistics than the policy acted with, the probability ratios of the first
+        # updates mean nothing.
+        loss_uses = statistics if config.statistics_before_loss else acted_with
+        state, metrics = learn(state, loss_uses, data, key_sgd)
+        state = state.replace(
+            normalizer_params=statistics,
             env_state=env_state,
             key=new_key,
             updates=state.updates + 1,
         )
-        return state, jax.tree.map(jnp.mean, metrics)
-
-    def evaluate(state: TrainingState) -> Metrics:
-        episodes = run_episodes(
-            eval_env,
-            make_policy(policy_params(state), deterministic=config.deterministic_eval),
-            # A key of its own, so that training is the same however often it is evaluated.
-            jax.random.fold_in(jax.random.PRNGKey(config.seed), state.updates),
-            num_envs=config.num_eval_envs,
-            num_steps=config.episode_length // config.action_repeat,
-        )
-        metrics = {
-            "eval/episode_reward_std": jnp.std(episodes.episode_metrics["reward"]),
-            "eval/avg_episode_length": jnp.mean(episodes.episode_steps),
-        }
-        for name, values in episodes.episode_metrics.items():
-            metrics[f"eval/episode_{name}"] = jnp.mean(values)
-        return metrics
+        return state, metrics
 
     def epoch(state: TrainingState, updates: jax.Array) -> tuple[TrainingState, Metrics]:
         def body(_: jax.Array, carry: tuple[TrainingState, Metrics]) -> Any:
@@ -373,14 +441,65 @@ def make_ppo(
         shapes = jax.eval_shape(update, state)[1]
         total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         state, total = jax.lax.fori_loop(0, updates, body, (state, total))
-        training = {f"training/{name}": x / jnp.maximum(updates, 1) for name, x in total.items()}
-        return state, {**training, **evaluate(state)}
+        return state, {f"training/{name}": x / updates for name, x in total.items()}
 
-    return PPO(networks=networks, init=init, update=update, evaluate=evaluate, epoch=epoch)
+    def evaluate(state: TrainingState) -> Metrics:
+        episodes = run_episodes(
+            eval_env,
+            make_policy(policy_params(state), deterministic=config.deterministic_eval),
+            # Training is the same however often it is evaluated.
+            jax.random.fold_in(state.eval_key, state.updates),
+            num_envs=config.num_eval_envs,
+            num_steps=config.episode_length // config.action_repeat,
+        )
+        lengths = episodes.episode_steps
+        metrics = {
+            "eval/episode_reward_std": jnp.std(episodes.episode_metrics["reward"]),
+            "eval/avg_episode_length": jnp.mean(lengths),
+            "eval/time_limit_reached": jnp.mean(lengths >= config.episode_length),
+        }
+        for name, values in episodes.episode_metrics.items():
+            metrics[f"eval/episode_{name}"] = jnp.mean(values)
+        return metrics
+
+    return PPO(networks, init, update, epoch, evaluate)
 
 
-def without_pixels(obs: types.Observation) -> types.Observation:
-    """Images have a scale already: Brax keeps no statistics of `pixels/...` entries."""
-    if not isinstance(obs, dict):
-        return obs
-    return {key: value for key, value in obs.items() if not key.startswith("pixels/")}
+def _split(seed: jax.typing.ArrayLike) -> dict[str, jax.Array]:
+    """The keys of a run, split as in `ppo.train`."""
+    global_key, local_key = jax.random.split(jax.random.PRNGKey(seed))
+    local_key, env, evaluation = jax.random.split(jax.random.fold_in(local_key, 0), 3)
+    policy, value = jax.random.split(global_key)
+    training = jax.random.split(jax.random.split(local_key)[0], 1)[0]
+    return {"env": env, "eval": evaluation, "policy": policy, "value": value, "training": training}
+
+
+def _refuse_what_does_not_fit(env: Env, obs: Any, networks: PPONetworks, statistics: Any) -> None:
+    """Traces the policy once. Raises UsageError where PPO would fail or learn something else."""
+    entries = obs if isinstance(obs, dict) else {"obs": obs}
+    for key, entry in entries.items():
+        if not key.startswith(PIXELS) and not jnp.issubdtype(entry.dtype, jnp.floating):
+            raise UsageError(
+                f"The observation{'' if key == 'obs' else f' {key!r}'} is {entry.dtype}, which "
+                "has to be float32: use .astype(jnp.float32)."
+            )
+
+    def act(key: jax.Array, obs: Any) -> jax.Array:
+        params = (statistics, networks.policy_network.init(key), None)
+        return make_inference_fn(networks)(params)(obs, key)[0]
+
+    space = action_space_of(env)
+    action = jax.eval_shape(act, jax.ShapeDtypeStruct((2,), jnp.uint32), obs)
+    if action.shape[1:] != space.shape or action.dtype != space.dtype:
+        raise UsageError(
+            f"The networks give actions of shape {action.shape[1:]} and dtype {action.dtype}, but "
+            f"the environment takes {space}: build them for the environment's own action space."
+        )
+
+
+def _follow_kl(learning_rate: jax.Array, kl: jax.Array, desired: float) -> jax.Array:
+    """Brax's adaptive learning rate: between 1e-5 and 1e-2, by a factor of 1.5 at a time."""
+    slower = jnp.maximum(learning_rate / 1.5, 1e-5)
+    faster = jnp.minimum(learning_rate * 1.5, 1e-2)
+    learning_rate = jnp.where(kl > 2 * desired, slower, learning_rate)
+    return jnp.where((kl < desired / 2) & (kl > 0), faster, learning_rate)

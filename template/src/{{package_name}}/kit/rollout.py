@@ -1,4 +1,7 @@
-"""Running whole episodes: to evaluate, to time and to draw. The template's: not for editing."""
+"""Whole episodes: to evaluate a policy, to draw it and to time the environment.
+
+From the template: changes of yours are kept, `copier update` merges new versions in.
+"""
 
 import time
 from collections.abc import Callable
@@ -7,38 +10,38 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from brax.envs.base import Env, State
+from brax.envs.base import Env, PipelineEnv, State
 from brax.envs.wrappers.training import EvalMetrics, EvalWrapper
 from PIL import Image
 
-from .networks import Actions
-from .wrappers import Resets, wrap_for_training
+from .actions import ActionSpace, action_space_of
+from .errors import UsageError
+from .wrappers import wrap_for_evaluation, wrap_for_training
 
 Policy = Callable[[Any, jax.Array], tuple[jax.Array, Any]]
 
 
 @dataclass(frozen=True)
 class Episodes:
-    """What episodes came to.
+    """Returns and lengths of episodes.
 
     Attributes:
-      returns: sum of rewards, (num_episodes,) float32.
-      lengths: in steps, (num_episodes,) float32.
+      returns: sums of rewards, (num_episodes,) float32.
+      lengths: numbers of steps, (num_episodes,) float32.
     """
 
     returns: np.ndarray
     lengths: np.ndarray
 
 
-def random_policy(actions: Actions, action_size: int) -> Policy:
-    """A policy that looks at nothing: uniform in [-1, 1]^n, or over n choices."""
+def random_policy(action_space: ActionSpace) -> Policy:
+    """A policy that takes uniformly random actions."""
 
     def policy(obs: Any, key: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
         del obs
-        if actions == "discrete":
-            return jax.random.randint(key, (), 0, action_size), {}
-        return jax.random.uniform(key, (action_size,), minval=-1.0, maxval=1.0), {}
+        return action_space.sample(key), {}
 
     return policy
 
@@ -49,11 +52,11 @@ def run_episodes(
     """Plays one episode in each of `num_envs` environments. Pure: to be jitted.
 
     Args:
-      env: wrapped for training, so that it is batched and ends episodes.
+      env: batched and with a time limit, as `wrap_for_evaluation` gives it.
       policy: takes one observation and a key, not a batch.
       key: (2,) uint32, consumed.
       num_envs: how many episodes.
-      num_steps: enough for the longest of them.
+      num_steps: the time limit, in actions.
 
     Returns:
       Brax's sums over each episode, (num_envs,) float32 each.
@@ -61,13 +64,24 @@ def run_episodes(
     env = EvalWrapper(env)
     key_reset, key_steps = jax.random.split(key)
 
-    def step(state: State, key: jax.Array) -> tuple[State, None]:
-        action, _ = jax.vmap(policy)(state.obs, jax.random.split(key, num_envs))
-        return env.step(state, action), None
+    def goes_on(carry: tuple[jax.Array, State]) -> jax.Array:
+        count, state = carry
+        return (count < num_steps) & jnp.any(state.info["eval_metrics"].active_episodes > 0)
 
-    state = env.reset(jax.random.split(key_reset, num_envs))
-    state, _ = jax.lax.scan(step, state, jax.random.split(key_steps, num_steps))
+    def step(carry: tuple[jax.Array, State]) -> tuple[jax.Array, State]:
+        count, state = carry
+        keys = jax.random.split(jax.random.fold_in(key_steps, count), num_envs)
+        action, _ = jax.vmap(policy)(state.obs, keys)
+        return count + 1, strip_weak_types(env.step(state, action))
+
+    state = strip_weak_types(env.reset(jax.random.split(key_reset, num_envs)))
+    _, state = jax.lax.while_loop(goes_on, step, (jnp.int32(0), state))
     return state.info["eval_metrics"]
+
+
+def strip_weak_types(tree: Any) -> Any:
+    """Gives each leaf a dtype of its own: an environment may take it from a Python number."""
+    return jax.tree.map(lambda x: jnp.asarray(x).astype(jnp.asarray(x).dtype), tree)
 
 
 def evaluate(
@@ -78,10 +92,15 @@ def evaluate(
     action_repeat: int = 1,
     num_episodes: int = 128,
     seed: int = 0,
+    wrap_env_fn: Callable[..., Env] | None = None,
 ) -> Episodes:
-    """Plays `num_episodes` episodes of `environment`, not yet batched; repeats for a seed."""
-    # Only the first episode of each counts: no other start is needed.
-    env = wrap_for_training(environment, episode_length, action_repeat, resets="cached")
+    """Plays `num_episodes` episodes of `environment`, which is not batched.
+
+    The same seed gives the same episodes.
+    """
+    env = (wrap_env_fn or wrap_for_evaluation)(
+        environment, episode_length=episode_length, action_repeat=action_repeat
+    )
 
     @jax.jit
     def run(seed: jax.Array) -> EvalMetrics:
@@ -103,63 +122,89 @@ def write_gif(
     policy: Policy,
     *,
     episode_length: int,
+    action_repeat: int = 1,
     num_episodes: int = 3,
-    seed: int = 0,
     max_frames: int = 200,
-) -> None:
-    """Draws episodes with the environment's `render(state) -> (H, W, 3) uint8`, one after another.
+    seed: int = 0,
+    wrap_env_fn: Callable[..., Env] | None = None,
+) -> int:
+    """Draws episodes one after another, with the environment's `render`.
 
-    Each shows at most its first `max_frames` steps.
+    Args:
+      path: the GIF to write.
+      environment: not batched; `render(state)` gives (height, width, 3) uint8.
+      policy: takes one observation and a key.
+      episode_length: the time limit, in steps.
+      action_repeat: how many steps each action is applied for; one frame is drawn for each action.
+      num_episodes: how many episodes.
+      max_frames: frames of an episode after which it is cut.
+      seed: of the episodes.
+      wrap_env_fn: as `Task` has it.
+
+    Returns:
+      How many of the episodes were cut.
+
+    Raises:
+      UsageError: the environment has no `render`, or it fails.
     """
+    env = (wrap_env_fn or wrap_for_evaluation)(
+        environment, episode_length=episode_length, action_repeat=action_repeat
+    )
+    reset = jax.jit(env.reset)
 
     @jax.jit
-    def run(seed: jax.Array, episode: jax.Array) -> tuple[State, State]:
-        key = jax.random.fold_in(jax.random.PRNGKey(seed), episode)
-        key_reset, key_steps = jax.random.split(key)
-
-        def step(state: State, key: jax.Array) -> tuple[State, State]:
-            action, _ = policy(state.obs, key)
-            state = environment.step(state, action)
-            return state, state
-
-        start = environment.reset(key_reset)
-        keys = jax.random.split(key_steps, min(episode_length, max_frames))
-        return start, jax.lax.scan(step, start, keys)[1]
+    def step(state: State, key: jax.Array) -> State:
+        return env.step(state, jax.vmap(policy)(state.obs, key[None])[0])
 
     frames: list[Image.Image] = []
+    cut = 0
     for episode in range(num_episodes):
-        start, states = jax.device_get(run(np.uint32(seed), np.int32(episode)))
-        ended = np.flatnonzero(states.done)
-        length = ended[0] + 1 if ended.size else len(states.done)
-        shown = [start] + [jax.tree.map(lambda x, i=i: x[i], states) for i in range(length)]
-        frames += [Image.fromarray(np.asarray(environment.render(state))) for state in shown]
-        frames += [frames[-1]] * 10  # rest a moment where it ended
+        key = jax.random.fold_in(jax.random.PRNGKey(seed), episode)
+        state = reset(key[None])
+        frames.append(_draw(environment, state))
+        for number in range(1, max_frames):
+            state = step(state, jax.random.fold_in(key, number))
+            frames.append(_draw(environment, state))
+            if state.done[0]:
+                break
+        else:
+            cut += 1
+        frames += [frames[-1]] * 10  # half a second at the end of an episode
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=50, loop=0)
+    return cut
+
+
+def _draw(environment: Env, batch: State) -> Image.Image:
+    """The only state of `batch`, drawn."""
+    state = jax.tree.map(lambda x: x[0] if x.shape[:1] == (1,) else x, batch)
+    render = getattr(environment, "render", None)
+    if render is None:
+        raise UsageError("the environment has no render(state)")
+    try:
+        if getattr(render, "__func__", None) is PipelineEnv.render:  # Brax's own draws trajectories
+            return Image.fromarray(render([state.pipeline_state])[0])
+        return Image.fromarray(np.asarray(render(jax.device_get(state))))
+    except Exception as error:
+        hint = "; to draw without a display, set MUJOCO_GL=egl" * ("GL" in repr(error))
+        raise UsageError(f"render raised {type(error).__name__}: {error}{hint}") from error
 
 
 def measure_speed(
-    environment: Env,
-    actions: Actions,
-    num_envs: int,
-    *,
-    episode_length: int,
-    resets: Resets = "fresh",
-    seconds: float = 1.0,
+    environment: Env, num_envs: int, *, episode_length: int, seconds: float = 1.0
 ) -> float:
     """Environment steps per second with random actions, wrapped as for training, compiled."""
-    env = wrap_for_training(environment, episode_length, resets=resets)
-    policy = random_policy(actions, environment.action_size)
-    reset = jax.jit(lambda seed: env.reset(jax.random.split(jax.random.PRNGKey(seed), num_envs)))
+    env = wrap_for_training(environment, episode_length)
+    space = action_space_of(environment)
 
     def step(state: State, key: jax.Array) -> tuple[State, None]:
-        action, _ = jax.vmap(policy)(state.obs, jax.random.split(key, num_envs))
-        return env.step(state, action), None
+        return env.step(state, space.sample(key, (num_envs,))), None
 
     @jax.jit
     def run(state: State, seed: jax.Array) -> State:
         return jax.lax.scan(step, state, jax.random.split(jax.random.PRNGKey(seed), 100))[0]
 
-    state = jax.block_until_ready(run(reset(np.uint32(0)), np.uint32(0)))
+    keys = jax.random.split(jax.random.PRNGKey(0), num_envs)
+    state = jax.block_until_ready(run(jax.jit(env.reset)(keys), np.uint32(0)))
     start, steps = time.perf_counter(), 0
     while (elapsed := time.perf_counter() - start) < seconds:
         state = jax.block_until_ready(run(state, np.uint32(steps)))

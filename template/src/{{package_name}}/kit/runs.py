@@ -1,13 +1,16 @@
-"""The folder that a training run leaves. The template's: not for editing.
+"""The folder that a training run leaves.
 
-config.json         settings, networks and versions
+From the template: changes of yours are kept, `copier update` merges new versions in.
+
+config.json         settings, sizes and versions; data alone, nothing in it names code
 metrics.jsonl       one JSON object for each evaluation
-checkpoints/        one file for each evaluation: all that training goes on from
+checkpoints/        one file for each evaluation, with all that training goes on from
 learning_curve.png
 """
 
 import dataclasses
-import importlib
+import hashlib
+import inspect
 import json
 import logging
 import os
@@ -22,88 +25,117 @@ import jax
 import numpy as np
 from brax.envs.base import Env
 from brax.training import types
-from brax.training.acme import running_statistics, specs
 from brax.training.agents.ppo.losses import PPONetworkParams
-from brax.training.agents.ppo.networks import PPONetworks, make_inference_fn
+from brax.training.agents.ppo.networks import make_inference_fn
 
-from .ppo import PPOConfig, TrainingState, policy_params, without_pixels
-
-_FLAX_ONLY = ("parent", "name")  # fields that flax gives every module
-
-
-class RunError(Exception):
-    """Something about a run folder that its user can mend; the message says how."""
+from .actions import action_space_of
+from .errors import UsageError
+from .networks import observation_shapes
+from .ppo import PPOConfig, TrainingState, init_statistics, policy_params, preprocessor
+from .task import Task, choose
 
 
-def create(
-    run: Path,
-    config: PPOConfig,
-    network_factory: Callable[..., PPONetworks],
-    observation_shape: Any,
-    action_size: int,
-) -> None:
+def create(run: Path, name: str, task: Task) -> None:
     """Makes the folder and writes config.json.
 
     Raises:
-      RunError: the folder holds something already, or can't be made.
+      UsageError: the folder holds something already, or can't be made.
     """
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise RunError(f"{run} exists already; name a new folder, or go on with --resume {run}.")
+        raise UsageError(
+            f"{run} exists already; name a new folder, or continue with --resume {run}."
+        )
     try:
         (run / "checkpoints").mkdir(parents=True)
     except OSError as error:
-        raise RunError(f"{run} can't be made ({error.strerror}); name another folder.") from None
-    networks = _describe(network_factory)
-    try:
-        json.dumps(networks)
-    except TypeError:  # a function, say: `load_policy` will have to be given it
-        networks = None
+        raise UsageError(f"{run} can't be made ({error.strerror}); name another folder.") from None
+    write_config(run, name, task)
+
+
+def write_config(run: Path, name: str, task: Task) -> None:
+    """Writes config.json."""
+    environment = task.environment()
+    packages = ["jax", "brax", "flax", "optax"]
+    if _uses_mujoco(environment):
+        packages += ["mujoco", "mujoco-mjx"]
     described = {
-        "config": dataclasses.asdict(config),
-        "network_factory": networks,
-        "observation_shape": observation_shape,
-        "action_size": action_size,
+        "task": name,
+        "settings": dataclasses.asdict(task.settings),
+        **describe(environment),
         "versions": {
             "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("jax", "brax", "flax", "optax")},
+            **{package: metadata.version(package) for package in packages},
         },
         "device": jax.devices()[0].device_kind,
     }
     _write(run / "config.json", json.dumps(described, indent=2).encode() + b"\n")
 
 
+def describe(environment: Env) -> dict[str, Any]:
+    """What of an environment a run depends on, as JSON has it."""
+    obs = jax.eval_shape(environment.reset, jax.ShapeDtypeStruct((2,), np.uint32)).obs
+    described = {
+        "observation": jax.tree.map(lambda x: x.shape, obs),
+        "action_space": str(action_space_of(environment)),
+        "source": source_of(environment),
+    }
+    return json.loads(json.dumps(described))
+
+
+def source_of(environment: Env) -> str:
+    """A digest of the file that defines the environment; empty where there is none."""
+    try:
+        source = Path(inspect.getsourcefile(type(environment.unwrapped)) or "").read_bytes()
+    except (OSError, TypeError):
+        return ""
+    return hashlib.sha256(source).hexdigest()
+
+
+def _uses_mujoco(environment: Env) -> bool:
+    """Whether the state of the environment holds anything of MuJoCo's."""
+    state = jax.eval_shape(environment.reset, jax.ShapeDtypeStruct((2,), np.uint32))
+    nodes = jax.tree.leaves(state, is_leaf=lambda x: type(x).__module__.startswith("mujoco"))
+    return any(type(node).__module__.startswith("mujoco") for node in nodes)
+
+
 def read_config(run: Path) -> dict[str, Any]:
     """What `create` wrote.
 
     Raises:
-      RunError: `run` is no run folder.
+      UsageError: `run` is no run folder.
     """
     path = run / "config.json"
     if not path.is_file():
         near = sorted(found.parent for found in run.parent.glob("*/config.json"))
         hint = f"; there is {', '.join(map(str, near[-3:]))}" if near else ""
-        raise RunError(f"{run} is not the folder of a run: no config.json in it{hint}.")
+        raise UsageError(f"{run} is not the folder of a run: it has no config.json{hint}.")
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise RunError(f"{path} is damaged ({error}); take it from a backup.") from None
+        saved = json.loads(path.read_text())
+        PPOConfig(**saved["settings"])
+        saved["task"], saved["observation"], saved["action_space"], saved["source"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{path} is damaged ({error}); restore it from a backup.") from None
+    return saved
+
+
+def read_settings(run: Path) -> PPOConfig:
+    """The settings of a run."""
+    return PPOConfig(**read_config(run)["settings"])
 
 
 def refuse_other_sizes(run: Path, environment: Env) -> None:
     """Compares what the run was trained on with what the environment is now.
 
     Raises:
-      RunError: they differ in the shape of observations or in the size of actions.
+      UsageError: they differ in the shape of observations or in the action space.
     """
-    saved = read_config(run)
-    obs = jax.eval_shape(environment.reset, jax.ShapeDtypeStruct((2,), np.uint32)).obs
-    now = (jax.tree.map(lambda x: list(x.shape), obs), environment.action_size)
-    then = (saved["observation_shape"], saved["action_size"])
-    if now != then:
-        raise RunError(
-            f"{run} was trained on observations {then[0]} and actions {then[1]}, the environment "
-            f"has {now[0]} and {now[1]} now; train anew."
-        )
+    saved, now = read_config(run), describe(environment)
+    for name in ("observation", "action_space"):
+        if saved[name] != now[name]:
+            raise UsageError(
+                f"{run} was trained with {name} {saved[name]}, but the environment has "
+                f"{now[name]} now: undo the change, or train again."
+            )
 
 
 def append_metrics(run: Path, row: Mapping[str, float]) -> None:
@@ -113,7 +145,7 @@ def append_metrics(run: Path, row: Mapping[str, float]) -> None:
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
-    """All evaluations in the order in which they happened."""
+    """All evaluations, oldest first."""
     path = run / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -125,9 +157,9 @@ def forget_after(run: Path, steps: int) -> None:
 
 
 def save_checkpoint(run: Path, state: TrainingState, steps: int) -> None:
-    """Writes all of `state`; a crash half-way leaves no file of that name."""
+    """Writes all of `state`; a crash in the middle leaves no file of that name."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
-    arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    arrays = {jax.tree_util.keystr(path): np.asarray(_raw(leaf)) for path, leaf in leaves}
     _write(
         run / "checkpoints" / f"{steps:012d}.msgpack",
         flax.serialization.msgpack_serialize(arrays),
@@ -145,32 +177,35 @@ def load_checkpoint(run: Path, target: TrainingState, steps: int | None = None) 
 
     Args:
       run: a run folder.
-      target: what comes back has its structure; its leaves need only `shape` and `dtype`, and what
-        is None in it is left out.
+      target: its structure is that of the result; its leaves need only `shape` and `dtype`, and
+        what is None in it is not read.
       steps: which checkpoint.
 
     Raises:
-      RunError: there is none, it can't be read, or it is of another shape than `target`.
+      UsageError: there is none, it can't be read, or its shapes are not those of `target`.
     """
     found = checkpoints(run)
     if not found or (steps is not None and steps not in found):
         there = ", ".join(map(str, found)) or "none"
-        raise RunError(f"{run} has no such checkpoint; the numbers of steps there are: {there}.")
+        raise UsageError(f"{run} has no such checkpoint; it has: {there}.")
     path = found[max(found) if steps is None else steps]
     try:
         arrays = flax.serialization.msgpack_restore(path.read_bytes())
     except Exception as error:  # whatever a damaged file makes msgpack raise
-        raise RunError(f"{path} is damaged ({error}); delete it to use the one before.") from None
+        raise UsageError(f"{path} is damaged ({error}); delete it to use the one before.") from None
 
-    def restore(key_path: Any, leaf: Any) -> np.ndarray:
+    def restore(key_path: Any, leaf: Any) -> Any:
         name = jax.tree_util.keystr(key_path)
-        array = arrays.get(name)
-        if array is None or array.shape != leaf.shape or array.dtype != leaf.dtype:
-            there = "nothing" if array is None else f"{array.dtype}{list(array.shape)}"
-            raise RunError(
-                f"{path} does not fit: {name} has to be {leaf.dtype}{list(leaf.shape)}, the file "
-                f"has {there}. Environment or networks have changed since; train anew."
+        array, expected = arrays.get(name), jax.eval_shape(_raw, leaf)
+        if array is None or (array.shape, array.dtype) != (expected.shape, expected.dtype):
+            there = "is not" if array is None else f"is {array.dtype}{list(array.shape)}"
+            raise UsageError(
+                f"{path} does not fit: {name.lstrip('.')} {there} there, but "
+                f"{expected.dtype}{list(expected.shape)} now. The environment, the networks or "
+                "their settings have changed: undo the change, or train again."
             )
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
         return array
 
     return jax.tree_util.tree_map_with_path(restore, target)
@@ -178,61 +213,64 @@ def load_checkpoint(run: Path, target: TrainingState, steps: int | None = None) 
 
 def load_policy(
     run: str | os.PathLike[str],
+    task: Task | Mapping[str, Task],
     *,
     steps: int | None = None,
     deterministic: bool = True,
-    network_factory: Callable[..., PPONetworks] | None = None,
 ) -> Callable[[types.Observation, jax.Array], tuple[jax.Array, Any]]:
-    """Reads a trained policy back; needs the run folder and the package's encoder, if it has one.
+    """Reads a trained policy.
 
     Args:
       run: the folder that `train` left.
+      task: what was trained, or the tasks of `config.py`, of which the run names one.
       steps: which checkpoint; the newest if None.
-      deterministic: take the likeliest action, or sample as in training.
-      network_factory: only for runs whose factory was not made by `make_network_factory`.
+      deterministic: take the most likely action; otherwise sample as in training.
 
     Returns:
       `policy(obs, key) -> (action, extras)`, jitted, for any leading dimensions of `obs`.
 
     Raises:
-      RunError: the folder or the checkpoint can't be used; the message says why.
+      UsageError: the run can't be used, or its sizes or networks are not those of the task.
     """
     run = Path(run)
     saved = read_config(run)
-    if network_factory is None:
-        if saved["network_factory"] is None:
-            raise RunError(f"{run} was trained with networks of its own: give network_factory.")
-        network_factory = _rebuild(saved["network_factory"])
-    shapes = jax.tree.map(tuple, saved["observation_shape"], is_leaf=_is_shape)
-    normalize = saved["config"]["normalize_observations"]
-    networks = network_factory(
-        shapes,
-        saved["action_size"],
-        preprocess_observations_fn=(
-            running_statistics.normalize if normalize else types.identity_observation_preprocessor
-        ),
+    if not isinstance(task, Task):
+        _, task = choose(task, saved["task"])
+    environment, settings = task.environment(), PPOConfig(**saved["settings"])
+    refuse_other_sizes(run, environment)
+    # A wrapper of the user's may change what the policy sees.
+    shapes = observation_shapes(observed(task, environment))
+    networks = task.network_factory(
+        shapes, environment.action_size, preprocess_observations_fn=preprocessor(settings)
     )
 
-    # The part of a `TrainingState` that acting needs; what is None is not read.
-    def structure() -> TrainingState:
+    def acting() -> TrainingState:
+        """What acting needs of a `TrainingState`; the rest is None and not read."""
         key = jax.random.PRNGKey(0)
-        sizes = jax.tree.map(
-            lambda shape: specs.Array(shape[-1:], np.dtype("float32")),
-            without_pixels(shapes),
-            is_leaf=_is_shape,
+        params = PPONetworkParams(
+            policy=networks.policy_network.init(key), value=networks.value_network.init(key)
         )
-        rest: Any = dict.fromkeys(("optimizer_state", "env_state", "key", "updates"))
-        return TrainingState(
-            params=PPONetworkParams(
-                policy=networks.policy_network.init(key), value=networks.value_network.init(key)
-            ),
-            normalizer_params=running_statistics.init_state(sizes),
-            **rest,
-        )
+        rest: Any = dict.fromkeys(field.name for field in dataclasses.fields(TrainingState))
+        rest |= {"params": params, "normalizer_params": init_statistics(shapes, settings)}
+        return TrainingState(**rest)
 
-    state = load_checkpoint(run, jax.eval_shape(structure), steps)
+    state = load_checkpoint(run, jax.eval_shape(acting), steps)
     make_policy = make_inference_fn(networks)
     return jax.jit(make_policy(policy_params(state), deterministic=deterministic))
+
+
+def observed(task: Task, environment: Env) -> Any:
+    """The shape of an observation, or of each of its entries, as the policy sees it."""
+    key = jax.ShapeDtypeStruct((2,), np.uint32)
+    if task.wrap_env_fn is None:
+        return jax.tree.map(lambda x: x.shape, jax.eval_shape(environment.reset, key).obs)
+    wrapped = task.wrap_env_fn(
+        environment,
+        episode_length=task.settings.episode_length,
+        action_repeat=task.settings.action_repeat,
+    )
+    keys = jax.ShapeDtypeStruct((1, 2), np.uint32)
+    return jax.tree.map(lambda x: x.shape[1:], jax.eval_shape(wrapped.reset, keys).obs)
 
 
 def draw_learning_curve(run: Path) -> None:
@@ -248,7 +286,7 @@ def draw_learning_curve(run: Path) -> None:
     axes = figure.add_subplot()
     axes.fill_between(steps, mean - spread, mean + spread, alpha=0.2, linewidth=0)
     axes.plot(steps, mean, marker="o", markersize=3)
-    axes.set(xlabel="environment steps", ylabel="return of an episode", title=run.name)
+    axes.set(xlabel="environment steps", ylabel="return", title=run.name)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -262,29 +300,8 @@ def _write(path: Path, data: bytes) -> None:
     part.replace(path)
 
 
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, (list, tuple))
-
-
-def _describe(value: Any) -> Any:
-    """A dataclass (a flax module is one) as its class's name and its fields, ready for JSON."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in dataclasses.fields(value) if field.init]
-        fields = {name: _describe(getattr(value, name)) for name in names if name not in _FLAX_ONLY}
-        return {"class": f"{type(value).__module__}:{type(value).__qualname__}", "fields": fields}
-    return [_describe(item) for item in value] if isinstance(value, (tuple, list)) else value
-
-
-def _rebuild(value: Any) -> Any:
-    """What `_describe` described."""
-    if isinstance(value, dict):
-        module, _, name = value["class"].partition(":")
-        try:
-            cls = getattr(importlib.import_module(module), name)
-            return cls(**{name: _rebuild(field) for name, field in value["fields"].items()})
-        except (ImportError, AttributeError, TypeError) as error:
-            raise RunError(
-                f"The run was trained with {value['class']}, which can't be built now ({error}); "
-                "give load_policy its network_factory."
-            ) from None
-    return tuple(_rebuild(item) for item in value) if isinstance(value, list) else value
+def _raw(leaf: Any) -> Any:
+    """The numbers of a typed PRNG key, which no file can hold; any other array as it is."""
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.key_data(leaf)
+    return leaf

@@ -1,21 +1,21 @@
-"""What a task is.
+"""What a task is: an environment, settings and networks.
 
 From the template: changes of yours are kept, `copier update` merges new versions in.
 
 `config.py` defines a task as a value; a second task is a second value beside it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from brax.envs.base import Env
 from brax.training import types
 from brax.training.agents.ppo.networks import PPONetworks
 
-from .ppo import PPOConfig
-
-NetworkFactory = types.NetworkFactory[PPONetworks]
+from .errors import UsageError
+from .ppo import PPO, PPOConfig, make_ppo
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,43 @@ class Task:
 
     environment: Callable[[], Env]
     settings: PPOConfig
-    network_factory: NetworkFactory
+    network_factory: types.NetworkFactory[PPONetworks]
     wrap_env_fn: Callable[..., Env] | None = None
     randomization_fn: Callable[..., tuple[Any, Any]] | None = None
+
+    def make_ppo(self) -> PPO:
+        """See `kit.ppo.make_ppo`."""
+        return make_ppo(
+            self.environment(),
+            self.settings,
+            self.network_factory,
+            wrap_env_fn=self.wrap_env_fn,
+            randomization_fn=self.randomization_fn,
+        )
+
+
+def tasks_in(config: ModuleType) -> dict[str, Task]:
+    """The tasks that `config.py` defines, by name, in their order there.
+
+    Raises:
+      UsageError: it defines none.
+    """
+    tasks = {name: value for name, value in vars(config).items() if isinstance(value, Task)}
+    if not tasks:
+        raise UsageError(
+            f"{config.__name__} defines no task: it needs one, as in task = Task(...)."
+        )
+    return tasks
+
+
+def choose(tasks: Mapping[str, Task], name: str | None) -> tuple[str, Task]:
+    """The task called `name`; the first one if None.
+
+    Raises:
+      UsageError: there is none of that name.
+    """
+    if name is None:
+        name = next(iter(tasks))
+    if name not in tasks:
+        raise UsageError(f"There is no task {name!r}; config.py defines {', '.join(tasks)}.")
+    return name, tasks[name]

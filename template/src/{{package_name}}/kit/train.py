@@ -1,4 +1,7 @@
-"""One training run, from settings to a run folder. The template's: not for editing."""
+"""One training run, from a task to a run folder.
+
+From the template: changes of yours are kept, `copier update` merges new versions in.
+"""
 
 import math
 import os
@@ -9,81 +12,87 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from brax.envs.base import Env
-from brax.training.agents.ppo.networks import PPONetworks
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from . import runs
-from .ppo import PPOConfig, make_ppo
-
-
-class TrainingDivergedError(Exception):
-    """A loss or a return is not a number; the message says when and what was kept."""
+from .errors import TrainingDivergedError, UsageError
+from .ppo import PPOConfig, TrainingState
+from .task import Task
 
 
 def train(
-    environment: Env,
-    config: PPOConfig,
-    network_factory: Callable[..., PPONetworks],
+    task: Task,
     *,
+    name: str = "task",
     run_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    init_from: str | os.PathLike[str] | None = None,
     report: Callable[[Mapping[str, float]], None] = lambda row: None,
     console: Console | None = None,
 ) -> Path:
     """Trains a policy and leaves a run folder.
 
     Args:
-      environment: one environment, not yet batched.
-      config: settings without `problems()`.
-      network_factory: see `kit.networks.make_network_factory`.
+      task: what to train.
+      name: what `config.py` calls it.
       run_dir: the folder to make; `runs/<date and time>` if None.
-      resume: go on from the newest checkpoint in `run_dir`, up to `config.num_timesteps`. The
-        result is what one uninterrupted run would have given.
-      report: called after each evaluation with what metrics.jsonl gets.
+      resume: go on from the newest checkpoint in `run_dir`, up to the task's `num_timesteps`. The
+        result is that of one uninterrupted run.
+      init_from: a run folder whose newest parameters a new run starts from.
+      report: called after each evaluation with the row that metrics.jsonl gets.
       console: where progress is shown; stdout if None.
 
     Returns:
       The run folder; `kit.runs` says what is in it.
 
     Raises:
-      ValueError: PPO can't run with these settings; nothing was compiled or written.
-      RunError: the run folder can't be used.
-      TrainingDivergedError: a loss or a return is no finite number any more.
+      UsageError: PPO can't train this task, or a run folder can't be used; nothing was compiled.
+      TrainingDivergedError: a loss or a return is not a finite number any more.
     """
     console = console or Console()
+    config = task.settings
     run = Path(run_dir or Path("runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
-    ppo = make_ppo(environment, config, network_factory)
+    ppo = task.make_ppo()
     seed = np.uint32(config.seed)
     shapes = jax.eval_shape(ppo.init, seed)
 
+    def say(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
+
     done = 0  # updates
     if resume:
+        runs.refuse_other_sizes(run, task.environment())
         state = runs.load_checkpoint(run, shapes)
         done = int(state.updates)
         if done >= config.num_updates:
-            raise runs.RunError(
+            raise UsageError(
                 f"{run} has {done * config.steps_per_update:,} steps already; "
                 "ask for more with --num-timesteps."
             )
+        if runs.read_config(run)["source"] != runs.source_of(task.environment()):
+            say("The environment's file has changed since this run began; the run goes on with it.")
         runs.forget_after(run, done * config.steps_per_update)
+        runs.write_config(run, name, task)
     else:
-        observation_shape = jax.tree.map(lambda x: x.shape[1:], shapes.env_state.obs)
-        runs.create(run, config, network_factory, observation_shape, environment.action_size)
+        learnt = init_from and _learnt(Path(init_from), task, shapes)
+        runs.create(run, name, task)
 
     total = config.num_updates * config.steps_per_update
-    console.print(
+    say(
         f"Training for {total:,} steps ({config.num_updates:,} updates of "
-        f"{config.steps_per_update:,}; {config.num_timesteps:,} asked for) into {run}",
-        highlight=False,
-        soft_wrap=True,
+        f"{config.steps_per_update:,}; {config.num_timesteps:,} asked for) into {run}"
     )
     # Compiled before the clock starts, so that steps/s is about running.
     with console.status("compiling"):
-        epoch = jax.jit(ppo.epoch, donate_argnums=0).lower(shapes, np.int32(0)).compile()
+        epoch = jax.jit(ppo.epoch, donate_argnums=0).lower(shapes, np.int32(1)).compile()
+        evaluate = jax.jit(ppo.evaluate).lower(shapes).compile()
         if not resume:
             state = jax.jit(ppo.init)(seed)
+            if learnt is not None:
+                state = state.replace(
+                    params=learnt.params, normalizer_params=learnt.normalizer_params
+                )
 
     progress = Progress(
         SpinnerColumn(),
@@ -96,31 +105,46 @@ def train(
     )
     try:
         with progress:
-            task = progress.add_task("", total=total, completed=done * config.steps_per_update)
+            bar = progress.add_task("", total=total, completed=done * config.steps_per_update)
             for target in _evaluations(config):
                 if resume and target <= done:
                     continue
-                start = time.perf_counter()
-                state, metrics = epoch(state, np.int32(target - done))
-                metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
-                seconds = time.perf_counter() - start
                 steps = target * config.steps_per_update
-                row = {"steps": steps, **metrics}
-                row["sps"] = (target - done) * config.steps_per_update / seconds
+                row: dict[str, float] = {"steps": steps}
+                if target > done:
+                    start = time.perf_counter()
+                    state, metrics = jax.block_until_ready(epoch(state, np.int32(target - done)))
+                    seconds = time.perf_counter() - start  # without the evaluation
+                    row |= {key: float(value) for key, value in metrics.items()}
+                    row["training/sps"] = (target - done) * config.steps_per_update / seconds
+                row |= {key: float(value) for key, value in evaluate(state).items()}
                 _refuse_nan(run, row)
                 runs.append_metrics(run, row)
                 runs.save_checkpoint(run, state, steps)
                 report(row)
-                progress.update(task, completed=steps)
-                console.print(_line(row), highlight=False, soft_wrap=True)
+                progress.update(bar, completed=steps)
+                say(_line(row))
                 done = target
     except KeyboardInterrupt:
-        console.print(f"Stopped. Go on with: train --resume {run}", highlight=False, soft_wrap=True)
+        say(f"Stopped. Continue with: train --resume {run}")
         raise
     finally:
-        if len(runs.read_metrics(run)) > 1:
+        rows = runs.read_metrics(run)
+        if len(rows) > 1:
             runs.draw_learning_curve(run)
+    if all(row["eval/time_limit_reached"] > 0.99 for row in rows):
+        say(
+            f"Nearly every episode was cut off by the time limit of {config.episode_length} steps. "
+            "If the task has an end of its own, the limit may be too short to reach it."
+        )
     return run
+
+
+def _learnt(run: Path, task: Task, shapes: TrainingState) -> TrainingState:
+    """Parameters and running statistics of another run, and nothing else of it."""
+    runs.refuse_other_sizes(run, task.environment())
+    nothing = dict.fromkeys(("optimizer_state", "learning_rate", "env_state", "key", "eval_key"))
+    return runs.load_checkpoint(run, shapes.replace(updates=None, **nothing))
 
 
 def _evaluations(config: PPOConfig) -> list[int]:
@@ -132,16 +156,17 @@ def _evaluations(config: PPOConfig) -> list[int]:
 def _refuse_nan(run: Path, row: Mapping[str, float]) -> None:
     broken = [name for name, value in row.items() if not math.isfinite(value)]
     if broken:
-        kept = runs.checkpoints(run)
+        saved = runs.checkpoints(run)
+        kept = f"Saved up to step {max(saved):,} in {run}" if saved else "Nothing was saved"
         raise TrainingDivergedError(
-            f"{broken[0]} is {row[broken[0]]} by step {row['steps']:,}: training has diverged and "
-            f"was stopped. Saved up to step {max(kept, default=0):,} in {run}; try a smaller "
-            "--learning-rate or --max-grad-norm, and see that rewards and observations are finite."
+            f"{broken[0]} is {row[broken[0]]} at step {row['steps']:,}: training has diverged and "
+            f"was stopped. {kept}. Try a smaller --learning-rate or --max-grad-norm, and run "
+            "`check` to see whether rewards and observations are finite."
         )
 
 
 def _line(row: Mapping[str, float]) -> str:
-    speed = f"{row['sps']:10,.0f} steps/s" if row["steps"] else ""
+    speed = f"{row['training/sps']:10,.0f} steps/s" if "training/sps" in row else ""
     return (
         f"{row['steps']:>12,} steps   return {row['eval/episode_reward']:9.2f} "
         f"± {row['eval/episode_reward_std']:.2f}   length {row['eval/avg_episode_length']:6.1f}"
@@ -159,6 +184,6 @@ def use_compilation_cache() -> None:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         folder = str(Path(base) / "jax-compilation-cache")
     jax.config.update("jax_compilation_cache_dir", folder)
-    # By default only what took a second or is large is kept; here most programs are neither.
+    # By default only programs that took a second to compile are kept; most here are faster.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

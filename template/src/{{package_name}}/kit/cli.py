@@ -1,0 +1,287 @@
+"""The command line: check | train | play | bench.
+
+From the template: changes of yours are kept, `copier update` merges new versions in.
+
+Exit codes: 0 done, 1 the answer is no (a broken rule, an unfinished check, diverged training),
+2 unusable arguments. A user's mistake gets one sentence and no traceback.
+"""
+
+import dataclasses
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from . import check as checker
+from . import rollout, runs
+from . import train as training
+from .actions import action_space_of
+from .errors import TrainingDivergedError, UsageError
+from .ppo import PPOConfig
+from .task import Task, choose, tasks_in
+
+TaskName = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[TASK]")]
+Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+Settings = Annotated[PPOConfig, tyro.conf.arg(name="")]
+
+
+@dataclass
+class Check:
+    """Check that the environment keeps the rules of Brax, and say how to fix what breaks them."""
+
+    task: TaskName = None
+    """Which task of config.py; the first one by default."""
+    json: bool = False
+    """Print JSON."""
+    seed: int = 0
+    """Seed of all keys and actions."""
+    time_limit: float = 60.0
+    """Seconds after which the check stops unfinished."""
+
+
+@dataclass
+class Train:
+    """Train a policy with PPO."""
+
+    settings: Settings
+    task: TaskName = None
+    """Which task of config.py; the first one by default. It comes before all flags."""
+    run_dir: Path | None = None
+    """The folder to make; runs/<date and time> by default."""
+    resume: Path | None = None
+    """A run folder to continue; its settings stay, but --num-timesteps may be larger."""
+    init_from: Path | None = None
+    """A run folder whose policy a new run starts from."""
+    wandb: str | None = None
+    """A Weights & Biases project to report to as well; needs the extra `wandb`."""
+
+
+@dataclass
+class Play:
+    """Evaluate a trained policy beside a random one, and draw some of its episodes."""
+
+    run: Run
+    """A run folder."""
+    steps: int | None = None
+    """Which checkpoint, by its number of steps; the newest by default."""
+    episodes: int = 128
+    """Episodes to evaluate."""
+    max_frames: int = 200
+    """Frames of each drawn episode."""
+    seed: int = 0
+    """Seed of the episodes."""
+
+
+@dataclass
+class Bench:
+    """Measure the environment's steps per second with random actions, wrapped as for training."""
+
+    task: TaskName = None
+    """Which task of config.py; the first one by default."""
+
+
+def main(program: str, config: ModuleType, args: Sequence[str] | None = None) -> None:
+    """Runs a command.
+
+    Args:
+      program: the name to show in messages.
+      config: the module that defines the tasks.
+      args: the command line; that of the process if None.
+    """
+    training.use_compilation_cache()
+    args = sys.argv[1:] if args is None else args
+    try:
+        tasks = tasks_in(config)
+        command = _parse(program, tasks, args)
+        RUN[type(command)](program, tasks, command)
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except TrainingDivergedError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _parse(program: str, tasks: Mapping[str, Task], args: Sequence[str]) -> Any:
+    """Reads the command line; tyro prints its own messages and exits with 2."""
+    commands = tyro.extras.subcommand_type_from_defaults(
+        {
+            "check": Check(),
+            "train": Train(_default_settings(tasks, args)),
+            "play": Play(tyro.MISSING),
+            "bench": Bench(),
+        },
+        descriptions={
+            name: (kind.__doc__ or "")
+            for name, kind in (("check", Check), ("train", Train), ("play", Play), ("bench", Bench))
+        },
+    )
+    command = tyro.cli(commands, prog=program, args=args, config=(tyro.conf.OmitArgPrefixes,))
+    if isinstance(command, Train) and command.task not in (None, args[1]):
+        raise UsageError(f"Name the task before the flags: train {command.task} ...")
+    return command
+
+
+def _default_settings(tasks: Mapping[str, Task], args: Sequence[str]) -> PPOConfig:
+    """What the flags of `train` start from: the run to resume, else the task, named first."""
+    if list(args[:1]) != ["train"] or "-h" in args or "--help" in args:
+        named = None
+    else:
+        for flag, value in zip(args, [*args[1:], ""], strict=True):
+            name, _, given = flag.partition("=")
+            if name == "--resume" and (given or value):
+                return runs.read_settings(Path(given or value))
+        named = next((arg for arg in args[1:2] if not arg.startswith("-")), None)
+    return choose(tasks, named)[1].settings
+
+
+def _check(program: str, tasks: Mapping[str, Task], asked: Check) -> None:
+    if not 0 <= asked.seed < 2**32 or not 0 < asked.time_limit < float("inf"):
+        raise UsageError("--seed has to be from 0 to 4294967295, --time-limit greater than 0.")
+    _, task = choose(tasks, asked.task)
+    report = checker.examine(
+        task.environment(),
+        seed=asked.seed,
+        episode_length=task.settings.episode_length,
+        action_repeat=task.settings.action_repeat,
+        time_limit=asked.time_limit,
+    )
+    if asked.json:
+        print(report.to_json())
+    else:
+        Console().print(checker.format_report(report))
+    sys.stdout.flush()
+    code = 0 if report.ok else 1
+    if report.stopped:  # a compilation that can't be interrupted would crash an ordinary exit
+        os._exit(code)
+    sys.exit(code)
+
+
+def _train(program: str, tasks: Mapping[str, Task], asked: Train) -> None:
+    name, settings = asked.task, asked.settings
+    if asked.resume is not None:
+        if asked.run_dir or asked.init_from:
+            raise UsageError(
+                "--resume continues in its own folder: leave --run-dir and --init-from out."
+            )
+        saved = runs.read_config(asked.resume)
+        if name not in (None, saved["task"]):
+            raise UsageError(
+                f"{asked.resume} was trained on the task {saved['task']}: leave {name} out."
+            )
+        name = saved["task"]
+        _refuse_changes(asked.resume, PPOConfig(**saved["settings"]), settings)
+    name, task = choose(tasks, name)
+    run = training.train(
+        dataclasses.replace(task, settings=settings),
+        name=name,
+        run_dir=asked.resume or asked.run_dir,
+        resume=asked.resume is not None,
+        init_from=asked.init_from,
+        report=_wandb_report(asked.wandb, settings),
+    )
+    print(f"Done. See what it learned: uv run {program} play {shlex.quote(str(run))}")
+
+
+def _refuse_changes(run: Path, saved: PPOConfig, asked: PPOConfig) -> None:
+    for field in dataclasses.fields(PPOConfig):
+        before, now = getattr(saved, field.name), getattr(asked, field.name)
+        if now != before and field.name != "num_timesteps":
+            flag = "--" + field.name.replace("_", "-")
+            raise UsageError(
+                f"{flag} is {before} in {run} and can't change in the middle of a run: leave it "
+                f"out, or start a new run from its policy with --init-from {run}."
+            )
+
+
+def _play(program: str, tasks: Mapping[str, Task], asked: Play) -> None:
+    if asked.episodes < 1 or asked.max_frames < 2 or not 0 <= asked.seed < 2**32:
+        raise UsageError(
+            "--episodes has to be 1 or more, --max-frames 2 or more, --seed from 0 to 4294967295."
+        )
+    saved = runs.read_config(asked.run)
+    settings = PPOConfig(**saved["settings"])
+    _, task = choose(tasks, saved["task"])
+    trained = runs.load_policy(asked.run, task, steps=asked.steps)
+    environment = task.environment()
+    how: dict[str, Any] = {
+        "episode_length": settings.episode_length,
+        "action_repeat": settings.action_repeat,
+        "seed": asked.seed,
+        "wrap_env_fn": task.wrap_env_fn,
+    }
+    table = Table("policy", "return", "± std", "length", "± std")
+    for name, policy in (
+        ("trained", trained),
+        ("random", rollout.random_policy(action_space_of(environment))),
+    ):
+        result = rollout.evaluate(environment, policy, num_episodes=asked.episodes, **how)
+        table.add_row(
+            name,
+            *(
+                f"{number:.2f}"
+                for values in (result.returns, result.lengths)
+                for number in (values.mean(), values.std())
+            ),
+        )
+    print(f"{asked.episodes} episodes each:")
+    Console().print(table)
+    gif = asked.run / "play.gif"
+    try:
+        cut = rollout.write_gif(gif, environment, trained, max_frames=asked.max_frames, **how)
+    except UsageError as error:
+        print(f"No GIF: {error}.")
+        return
+    note = f"; {cut} of them cut after {asked.max_frames} frames, see --max-frames" * bool(cut)
+    print(f"Three episodes are drawn in {gif}{note}.")
+
+
+def _bench(program: str, tasks: Mapping[str, Task], asked: Bench) -> None:
+    _, task = choose(tasks, asked.task)
+    environment = task.environment()
+    shapes = jax.eval_shape(environment.reset, jax.ShapeDtypeStruct((2,), np.uint32))
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes.obs))
+    for num_envs in (1, 8, 64, 512, 1024, 4096, 8192):
+        if num_envs * size > 500e6:
+            print(f"{num_envs:>6,} environments   left out: over 500 MB of observations")
+            continue
+        speed = rollout.measure_speed(
+            environment, num_envs, episode_length=task.settings.episode_length
+        )
+        print(f"{num_envs:>6,} environments   {speed:>14,.0f} steps/s", flush=True)
+
+
+RUN: dict[type, Callable[[str, Mapping[str, Task], Any], None]] = {
+    Check: _check,
+    Train: _train,
+    Play: _play,
+    Bench: _bench,
+}
+
+
+def _wandb_report(
+    project: str | None, settings: PPOConfig
+) -> Callable[[Mapping[str, float]], None]:
+    """Sends each evaluation to Weights & Biases, if asked to."""
+    if project is None:
+        return lambda row: None
+    try:
+        import wandb  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        raise UsageError(
+            "--wandb needs the package wandb: install the extra with `uv sync --extra wandb`."
+        ) from None
+    wandb_run = wandb.init(project=project, config=dataclasses.asdict(settings))
+    return lambda row: wandb_run.log(dict(row), step=int(row["steps"]))
