@@ -1,163 +1,302 @@
-"""From one environment to a batch that restarts by itself. The template's: not for editing."""
+"""Batches of environments: vmap, then episodes, then auto-reset.
 
-import math
+From the template: changes of yours are kept, `copier update` merges new versions in.
+"""
+
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from brax.envs.base import Env, State, Wrapper
 from brax.envs.wrappers import training
 
-Resets = Literal["fresh", "pool", "cached"]
+RandomizationFn = Callable[[Any], tuple[Any, Any]]
+
+# Entries of `info` that belong to the wrappers here; an environment's own never replace them.
+WRAPPER_INFO = frozenset(
+    {"steps", "truncation", "episode_done", "episode_metrics", "reset_key", "final_obs"}
+)
 
 
 def wrap_for_training(
     env: Env,
     episode_length: int = 1000,
     action_repeat: int = 1,
-    randomization_fn: Callable[[Any], tuple[Any, Any]] | None = None,
+    randomization_fn: RandomizationFn | None = None,
     *,
-    resets: Resets = "fresh",
-    num_starts: int = 256,
     keep_final_obs: bool = False,
 ) -> Wrapper:
-    """Makes an environment ready for training: vmap, then episodes, then auto-reset.
+    """Batches an environment, limits its episodes and starts a new one where one has ended.
 
-    What `brax.training.agents.ppo.train` takes as `wrap_env_fn`; the settings behind the star go
-    in with `functools.partial(wrap_for_training, resets="pool")`.
+    This is what `brax.training.agents.ppo.train` takes as `wrap_env_fn`.
 
     Args:
-      env: one environment, not yet batched.
-      episode_length: steps after which an episode is cut off (`info["truncation"]` is 1 then).
-      action_repeat: how often each action is applied; rewards add up.
-      randomization_fn: domain randomisation, as Brax takes it.
-      resets: where a new episode starts. "fresh": where `reset` puts it, called with a new key.
-        "pool": at one of the starts made at the first reset, drawn anew each time; for a `reset`
-        that costs much more than a step. "cached": Brax's own, at one and the same start for the
-        whole run (google/brax#167), with `info` as the last episode left it.
-      num_starts: how many starts the pool has at least: each environment makes as many as any
-        other, and all share them.
-      keep_final_obs: whether `info["final_obs"]` holds the observation that the step ended in,
-        which `obs` does not at the end of an episode. For those who bootstrap from it.
+      env: one environment, not batched. `env.preserve_info`, a tuple of names, may name entries of
+        `info` that auto-reset leaves as they are, for a curriculum for example.
+      episode_length: time limit in steps; `info["truncation"]` is 1 where it ended an episode.
+      action_repeat: how many steps each action is applied for; rewards and metrics are summed.
+      randomization_fn: domain randomisation, as Brax takes it. Each environment of the batch keeps
+        its own randomised system in all its episodes.
+      keep_final_obs: store the last observation of each step in `info["final_obs"]`, where an
+        episode ended too; `obs` is the first observation of the next episode there.
 
     Returns:
-      An environment whose `reset` takes keys of shape (batch, 2) uint32.
-
-    Raises:
-      ValueError: a setting is none of these, or can't go with another.
+      A batched environment: `reset` takes keys (batch, 2) uint32, or typed keys (batch,); `step`
+      takes actions (batch, ...); each array of the state has shape (batch, ...).
     """
-    if resets not in ("fresh", "pool", "cached"):
-        raise ValueError(f"resets is {resets!r}; it has to be 'fresh', 'pool' or 'cached'.")
-    if num_starts < 1:
-        raise ValueError(f"num_starts is {num_starts}; it has to be 1 or more.")
-    if resets == "cached" and keep_final_obs:
-        raise ValueError("keep_final_obs needs resets='fresh' or 'pool': Brax's own keep none.")
-    if resets == "pool" and randomization_fn is not None:
-        raise ValueError(
-            "resets='pool' shares starts among environments, which randomization_fn makes "
-            "different from each other; it needs resets='fresh' or 'cached'."
+    episodes = _limit_episodes(env, episode_length, action_repeat, randomization_fn)
+    return AutoResetWrapper(episodes, keep_final_obs)
+
+
+def wrap_for_evaluation(
+    env: Env,
+    episode_length: int = 1000,
+    action_repeat: int = 1,
+    randomization_fn: RandomizationFn | None = None,
+) -> Wrapper:
+    """Like `wrap_for_training`, for one episode per environment: nothing is reset after `done`."""
+    return OneEpisodeWrapper(_limit_episodes(env, episode_length, action_repeat, randomization_fn))
+
+
+def _limit_episodes(
+    env: Env, episode_length: int, action_repeat: int, randomization_fn: RandomizationFn | None
+) -> "EpisodeWrapper":
+    batch = (
+        training.VmapWrapper(env)
+        if randomization_fn is None
+        else training.DomainRandomizationVmapWrapper(env, randomization_fn)
+    )
+    return EpisodeWrapper(batch, episode_length, action_repeat)
+
+
+class EpisodeWrapper(Wrapper):
+    """Ends episodes at a time limit, repeats actions and sums up each episode.
+
+    Like Brax's wrapper of this name, with the same entries in `info`, each (batch,):
+    `steps` taken in the episode, float32; `truncation`, 1 where the time limit ended it;
+    `episode_done`; and `episode_metrics`, sums of the reward (`sum_reward`), the steps (`length`)
+    and each metric. Unlike Brax's, it stops repeating an action where the episode ends, and sums
+    the metrics of repeated steps as it does their rewards.
+    """
+
+    def __init__(self, env: Env, episode_length: int, action_repeat: int = 1) -> None:
+        super().__init__(env)
+        self.episode_length = episode_length
+        self.action_repeat = action_repeat
+
+    def reset(self, rng: jax.Array) -> State:
+        state = self.env.reset(rng)
+        zero = jnp.zeros(state.done.shape, jnp.float32)
+        info = {
+            "steps": zero,
+            "truncation": jnp.zeros_like(state.done),
+            "episode_done": jnp.zeros_like(state.done),
+            "episode_metrics": {
+                **jax.tree.map(jnp.zeros_like, state.metrics),
+                "sum_reward": jnp.zeros_like(state.reward),
+                "length": zero,
+            },
+        }
+        return state.replace(info={**state.info, **info})
+
+    def step(self, state: State, action: jax.Array) -> State:
+        if self.action_repeat == 1:
+            taken: Any = 1.0
+            state = self.env.step(state, action)
+        else:
+            taken, state = self._repeat(state, action)
+        steps = state.info["steps"] + taken
+        time_is_up = steps >= self.episode_length
+        done = jnp.where(time_is_up, jnp.ones_like(state.done), state.done)
+
+        # `episode_done` is still that of the step before.
+        starts = state.info["episode_done"] > 0
+        # A wrapper around this one may have added metrics; there are no sums of those.
+        sums = state.info["episode_metrics"]
+        metrics = {name: x for name, x in state.metrics.items() if name in sums}
+        new = {**metrics, "sum_reward": state.reward, "length": taken}
+        sums = {
+            name: jnp.where(starts, 0, x).astype(x.dtype) + new[name] for name, x in sums.items()
+        }
+        info = {
+            **state.info,
+            "steps": steps,
+            "truncation": jnp.where(time_is_up, 1 - state.done, jnp.zeros_like(state.done)),
+            "episode_done": done,
+            "episode_metrics": sums,
+        }
+        return state.replace(done=done, info=info)
+
+    def _repeat(self, state: State, action: jax.Array) -> tuple[jax.Array, State]:
+        """Steps taken, (batch,) float32, and the state after them."""
+
+        def step(carry: Any, _: None) -> Any:
+            state, ended, taken, sums = carry
+            after = self.env.step(state, action)
+            sums = jax.tree.map(
+                lambda total, x: total + jnp.where(ended, jnp.zeros_like(x), x),
+                sums,
+                (after.reward, after.metrics),
+            )
+            after = jax.tree.map(lambda old, new: _where(ended, old, new), state, after)
+            return (after, ended | (after.done > 0), taken + jnp.where(ended, 0.0, 1.0), sums), None
+
+        no_steps = jnp.zeros(state.done.shape, jnp.float32)
+        sums = jax.tree.map(jnp.zeros_like, (state.reward, state.metrics))
+        carry = (state, jnp.zeros(state.done.shape, bool), no_steps, sums)
+        (state, _, taken, (reward, metrics)), _ = jax.lax.scan(
+            step, carry, length=self.action_repeat
         )
-    if randomization_fn is None:
-        batch: Wrapper = training.VmapWrapper(env)
-    else:
-        batch = training.DomainRandomizationVmapWrapper(env, randomization_fn)
-    episodes = training.EpisodeWrapper(batch, episode_length, action_repeat)
-    if resets == "cached":
-        return training.AutoResetWrapper(episodes)
-    if resets == "pool":
-        return PoolAutoResetWrapper(episodes, keep_final_obs, num_starts)
-    return FreshAutoResetWrapper(episodes, keep_final_obs)
+        return taken, state.replace(reward=reward, metrics=metrics)
 
 
-class FreshAutoResetWrapper(Wrapper):
+class OneEpisodeWrapper(Wrapper):
+    """Pays no reward and no metrics after the first `done`, which stays.
+
+    The state goes on, and may even become NaN, which Brax's `EvalWrapper` would add up.
+    """
+
+    def step(self, state: State, action: jax.Array) -> State:
+        over = state.done > 0
+        after = self.env.step(state, action)
+        reward, metrics = jax.tree.map(
+            lambda x: jnp.where(over, jnp.zeros_like(x), x), (after.reward, after.metrics)
+        )
+        done = jnp.maximum(state.done, after.done)
+        return after.replace(reward=reward, metrics=metrics, done=done)
+
+
+class AutoResetWrapper(Wrapper):
     """Starts a new episode, with a new key, wherever one has ended.
 
     At the step that ends an episode `reward`, `done` and `metrics` are that step's, while `obs`,
     `pipeline_state` and the environment's own entries of `info` are already the next episode's.
-    Entries of `info` that the wrappers made (`steps`, `truncation`, ...) keep their meaning.
+    Entries of `info` that wrappers made keep their meaning.
+
+    `info["reset_key"]`, one per environment, is the key that its next episode starts from.
     """
 
-    def __init__(self, env: training.EpisodeWrapper, keep_final_obs: bool = False) -> None:
+    def __init__(self, env: EpisodeWrapper, keep_final_obs: bool = False) -> None:
         super().__init__(env)
-        self._batch = env.env  # without the episode's bookkeeping
+        self._batch = env.env  # without the time limit
         self._keep_final_obs = keep_final_obs
+        self._kept_info = WRAPPER_INFO | set(getattr(env, "preserve_info", ()))
 
     def reset(self, rng: jax.Array) -> State:
-        keys = jax.vmap(jax.random.split)(rng)  # (batch, 2, 2)
+        keys = jax.vmap(jax.random.split)(rng)
         state = self.env.reset(keys[:, 0])
-        state.info["reset_key"] = keys[:, 1]
+        info = {**state.info, "reset_key": keys[:, 1]}
         if self._keep_final_obs:
-            state.info["final_obs"] = state.obs
-        return state
+            info["final_obs"] = state.obs
+        return state.replace(info=info)
 
     def step(self, state: State, action: jax.Array) -> State:
-        # The episode wrapper counts on from `steps`: an episode that ended before starts at 0.
-        steps = jnp.where(state.done, 0.0, state.info["steps"])
+        # The episode wrapper counts on from `steps`, so that a new episode has to start at 0.
+        steps = jnp.where(state.done > 0, 0.0, state.info["steps"])
         state = state.replace(info={**state.info, "steps": steps}, done=jnp.zeros_like(state.done))
         state = self.env.step(state, action)
         if self._keep_final_obs:
-            state.info["final_obs"] = state.obs
-        # Episodes mostly end together or not at all: then no reset is computed.
-        return jax.lax.cond(jnp.any(state.done), self._restart, lambda state: state, state)
+            state = state.replace(info={**state.info, "final_obs": state.obs})
+        return self._restart(state)
 
     def _restart(self, state: State) -> State:
-        keys = jax.vmap(jax.random.split)(state.info["reset_key"])
-        fresh = self._start(keys[:, 0], state)
+        """Resets the environments that are done and no others.
 
-        def where_done(new: jax.Array, old: jax.Array) -> jax.Array:
-            done = state.done.reshape(state.done.shape + (1,) * (jnp.ndim(old) - 1))
-            return jnp.where(done, new, old)
+        A `cond` or a `while_loop` under `vmap` computes everything for every element. The loop here
+        runs over one flat batch instead, whatever is vmapped around it.
+        """
 
-        renewed = {"reset_key": keys[:, 1], **fresh.info}
-        return state.replace(
-            pipeline_state=jax.tree.map(where_done, fresh.pipeline_state, state.pipeline_state),
-            obs=jax.tree.map(where_done, fresh.obs, state.obs),
-            info={
-                **state.info,
-                **{key: jax.tree.map(where_done, renewed[key], state.info[key]) for key in renewed},
-            },
+        @jax.custom_batching.custom_vmap
+        def restart(state: State, domains: jax.Array) -> State:
+            return self._reset_done(state, domains)
+
+        @restart.def_vmap
+        def restart_flat(axis_size: int, in_batched: Any, *args: Any) -> Any:
+            def flatten(x: jax.Array, is_batched: bool) -> jax.Array:
+                x = x if is_batched else jnp.broadcast_to(x, (axis_size, *x.shape))
+                return x.reshape(-1, *x.shape[2:])
+
+            out = restart(*jax.tree.map(flatten, args, tuple(in_batched)))
+            out = jax.tree.map(lambda x: x.reshape(axis_size, -1, *x.shape[1:]), out)
+            return out, jax.tree.map(lambda _: True, out)
+
+        # Leaves that the batch shares, such as those of MJX-Warp, stay as they are.
+        batch = state.done.shape[0]
+        batched = jax.tree.map(lambda x: x if jnp.shape(x)[:1] == (batch,) else None, state)
+        restarted = restart(batched, jnp.arange(batch))
+        return jax.tree.map(
+            lambda new, old: old if new is None else new, restarted, state, is_leaf=_is_none
         )
 
-    def _start(self, keys: jax.Array, state: State) -> State:
-        """A start for each environment; `obs`, `pipeline_state` and `info` of it are used."""
-        return self._batch.reset(keys)
+    def _reset_done(self, state: State, domains: jax.Array) -> State:
+        """Resets a few environments at a time until none is left to reset.
+
+        Args:
+          state: (batch, ...) leaves, and None in place of those that the batch shares.
+          domains: (batch,) int32, the row of the randomised system that each environment has.
+        """
+        batch = state.done.shape[0]
+        at_a_time = _resets_at_a_time(batch)
+
+        def reset_some(carry: tuple[jax.Array, State]) -> tuple[jax.Array, State]:
+            pending, state = carry
+            (rows,) = jnp.nonzero(pending, size=at_a_time, fill_value=batch)
+
+            def take(x: jax.Array) -> jax.Array:
+                return x.at[rows].get(mode="clip")
+
+            def put(old: Any, new: Any) -> Any:
+                return jax.tree.map(
+                    lambda x, y: None if x is None else x.at[rows].set(y, mode="drop"),
+                    old,
+                    new,
+                    is_leaf=_is_none,
+                )
+
+            keys = jax.vmap(jax.random.split)(take(state.info["reset_key"]))
+            fresh = self._reset_rows(keys[:, 0], take(domains))
+            new_info = {k: x for k, x in fresh.info.items() if k not in self._kept_info}
+            new_info["reset_key"] = keys[:, 1]
+            info = {name: put(state.info[name], x) for name, x in new_info.items()}
+            state = state.replace(
+                pipeline_state=put(state.pipeline_state, fresh.pipeline_state),
+                obs=put(state.obs, fresh.obs),
+                info={**state.info, **info},
+            )
+            return pending.at[rows].set(False, mode="drop"), state
+
+        return jax.lax.while_loop(
+            lambda carry: jnp.any(carry[0]), reset_some, (state.done > 0, state)
+        )[1]
+
+    def _reset_rows(self, keys: jax.Array, domains: jax.Array) -> State:
+        """Resets as many environments as there are keys, each with its own randomised system."""
+        batch = self._batch
+        if not isinstance(batch, training.DomainRandomizationVmapWrapper):
+            return batch.reset(keys)
+
+        def reset(key: jax.Array, domain: jax.Array) -> State:
+            def take(axis: int | None, part: Any) -> Any:
+                return jax.tree.map(lambda x: x if axis is None else x.take(domain, axis), part)
+
+            system = jax.tree.map(take, batch._in_axes, batch._sys_v, is_leaf=_is_none)
+            with batch.v_env_fn(system) as env:
+                return env.reset(key)
+
+        return jax.vmap(reset)(keys, domains)
 
 
-class PoolAutoResetWrapper(FreshAutoResetWrapper):
-    """Starts a new episode at a start drawn from a pool that the first reset made.
+def _resets_at_a_time(batch: int) -> int:
+    return max(1, batch // 16)
 
-    The pool is in `info["reset_pool"]`, (batch, starts per environment, ...) in each leaf: `obs`,
-    `pipeline_state` and the environment's own `info`, as many times over as there are starts.
-    """
 
-    def __init__(
-        self,
-        env: training.EpisodeWrapper,
-        keep_final_obs: bool = False,
-        num_starts: int = 256,
-    ) -> None:
-        super().__init__(env, keep_final_obs)
-        self._num_starts = num_starts
+def _is_none(x: Any) -> bool:
+    return x is None
 
-    def reset(self, rng: jax.Array) -> State:
-        starts_per_env = -(-self._num_starts // rng.shape[0])
-        keys = jax.vmap(lambda key: jax.random.split(key, 1 + starts_per_env))(rng)
 
-        def make(_: None, keys: jax.Array) -> tuple[None, tuple[Any, ...]]:
-            start = self._batch.reset(keys)
-            return None, (start.obs, start.pipeline_state, start.info)
-
-        pool = jax.lax.scan(make, None, jnp.swapaxes(keys[:, 1:], 0, 1))[1]
-        state = super().reset(keys[:, 0])
-        state.info["reset_pool"] = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), pool)
-        return state
-
-    def _start(self, keys: jax.Array, state: State) -> State:
-        pool = state.info["reset_pool"]
-        size = math.prod(jax.tree.leaves(pool)[0].shape[:2])
-        drawn = jax.vmap(lambda key: jax.random.randint(key, (), 0, size))(keys)
-        obs, pipeline_state, info = jax.tree.map(
-            lambda x: x.reshape(size, *x.shape[2:])[drawn], pool
-        )
-        return state.replace(obs=obs, pipeline_state=pipeline_state, info=info)
+def _where(mask: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+    """`x` where (batch,) `mask`, else `y`; `y` too where they have no batch axis."""
+    if jnp.shape(y)[:1] != mask.shape:
+        return y
+    return jnp.where(mask.reshape(mask.shape + (1,) * (y.ndim - 1)), x, y)
