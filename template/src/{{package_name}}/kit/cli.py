@@ -136,14 +136,13 @@ def _parse(program: str, tasks: Mapping[str, Task], args: Sequence[str]) -> Any:
 
 def _default_settings(tasks: Mapping[str, Task], args: Sequence[str]) -> PPOConfig:
     """What the flags of `train` start from: the run to resume, else the task, named first."""
-    if list(args[:1]) != ["train"] or "-h" in args or "--help" in args:
-        named = None
-    else:
-        for flag, value in zip(args, [*args[1:], ""], strict=True):
-            name, _, given = flag.partition("=")
-            if name == "--resume" and (given or value):
-                return runs.read_settings(Path(given or value))
-        named = next((arg for arg in args[1:2] if not arg.startswith("-")), None)
+    if list(args[:1]) != ["train"]:
+        return choose(tasks, None)[1].settings
+    for flag, value in zip(args, [*args[1:], ""], strict=True):
+        name, _, given = flag.partition("=")
+        if name == "--resume" and (given or value):
+            return runs.read_settings(Path(given or value))
+    named = next((arg for arg in args[1:2] if not arg.startswith("-")), None)
     return choose(tasks, named)[1].settings
 
 

@@ -80,8 +80,8 @@ def train(
 
     total = config.num_updates * config.steps_per_update
     say(
-        f"Training for {total:,} steps ({config.num_updates:,} updates of "
-        f"{config.steps_per_update:,}; {config.num_timesteps:,} asked for) into {run}"
+        f"Training for {total:,} steps ({config.num_timesteps:,} asked for; "
+        f"{config.steps_per_update:,} an update) into {run}"
     )
     # Compiled before the clock starts, so that steps/s is about running.
     with console.status("compiling"):

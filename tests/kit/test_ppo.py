@@ -1,0 +1,278 @@
+"""The algorithm: equal to Brax's, seeds apart, and what can't be trained is refused."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from brax.envs.base import State
+from brax.training.agents.ppo import networks as brax_networks
+from brax.training.agents.ppo import train as brax_ppo
+from kit.actions import Continuous
+from kit.errors import UsageError
+from kit.ppo import PPOConfig, make_ppo
+from kit.wrappers import wrap_for_training
+from toys import OBSERVATIONS, SPACES, TINY, Encoder, Toy, toy_task
+
+OURS_ALONE = {"learning_rate_schedule", "statistics_before_loss"}
+
+
+def put_replicated(tree: Any, devices: Any) -> Any:
+    """What brax 0.14.2 calls and JAX has lacked since 0.10 (google/brax#671)."""
+    mesh = jax.sharding.Mesh(np.array(devices), ("i",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("i"))
+    return jax.tree.map(
+        lambda x: jax.device_put(jnp.stack([jnp.asarray(x)] * len(devices)), sharding), tree
+    )
+
+
+@pytest.mark.parametrize(
+    ("space", "settings"),
+    [
+        ("continuous", {"statistics_before_loss": True}),
+        ("discrete", {"statistics_before_loss": True, "clipping_epsilon_value": 0.2}),
+        ("multi_discrete", {"statistics_before_loss": True, "normalize_advantage": False}),
+        # Brax updates the statistics after the loss with this schedule alone.
+        ("continuous", {"learning_rate_schedule": "adaptive_kl", "max_grad_norm": None}),
+    ],
+)
+def test_parameters_are_those_of_brax(
+    space: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not hasattr(jax, "device_put_replicated"):
+        monkeypatch.setattr(jax, "device_put_replicated", put_replicated, raising=False)
+    task = toy_task(SPACES[space], num_timesteps=64, num_evals=2, **settings)
+    given = dataclasses.asdict(task.settings)
+    schedule = given["learning_rate_schedule"]
+    _, params, _ = brax_ppo.train(
+        environment=task.environment(),
+        wrap_env_fn=wrap_for_training,
+        network_factory=task.network_factory,
+        learning_rate_schedule="ADAPTIVE_KL" if schedule == "adaptive_kl" else None,
+        **{k: v for k, v in given.items() if k not in OURS_ALONE},
+    )
+    ppo = task.make_ppo()
+    state = jax.jit(ppo.init)(np.uint32(task.settings.seed))
+    state, _ = jax.jit(ppo.epoch)(state, np.int32(2))
+    # The same keys, batches and steps: the same parameters but for rounding.
+    jax.tree.map(
+        lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4),
+        (state.params.policy, state.params.value),
+        tuple(params[1:]),
+    )
+
+
+@pytest.mark.parametrize("brax_order", [False, True])
+def test_the_loss_normalises_as_the_policy_did(brax_order: bool) -> None:
+    """Otherwise the first probability ratios mean nothing, where observations are large."""
+    task = toy_task(
+        observe=lambda x: 30 + 10 * jnp.stack([x, x**2]),
+        statistics_before_loss=brax_order,
+        num_minibatches=1,
+        num_updates_per_batch=1,
+    )
+    ppo = task.make_ppo()
+    _, metrics = jax.jit(ppo.update)(jax.jit(ppo.init)(np.uint32(0)))
+    assert (metrics["kl_mean"] > 0.1) == brax_order
+    assert brax_order or abs(metrics["kl_mean"]) < 1e-3
+
+
+def test_seeds_are_evaluated_on_episodes_of_their_own() -> None:
+    ppo = toy_task().make_ppo()
+    states = jax.jit(jax.vmap(ppo.init))(np.arange(3, dtype=np.uint32))
+    states = jax.tree.map(lambda x: x, states)
+    same_policy = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), states.params)
+    states = states.replace(params=same_policy)
+    returns = jax.jit(jax.vmap(ppo.evaluate))(states)["eval/episode_reward"]
+    assert len(np.unique(returns)) == 3
+
+
+def test_no_key_of_an_evaluation_is_one_of_training() -> None:
+    ppo = toy_task().make_ppo()
+    state = jax.jit(ppo.init)(np.uint32(0))
+    training, evaluation = set(), set()
+    for updates in range(20):
+        training |= {tuple(map(int, key)) for key in jax.random.split(state.key, 3)}
+        evaluation.add(tuple(map(int, jax.random.fold_in(state.eval_key, updates))))
+        state = state.replace(key=jax.random.split(state.key, 3)[2])
+    assert not training & evaluation
+
+
+def test_a_vmapped_seed_equals_a_run_of_its_own() -> None:
+    ppo = toy_task().make_ppo()
+    step = jax.jit(lambda seed: ppo.epoch(ppo.init(seed), np.int32(2))[0].params)
+    many = jax.jit(jax.vmap(lambda seed: ppo.epoch(ppo.init(seed), np.int32(2))[0].params))(
+        np.arange(2, dtype=np.uint32)
+    )
+    alone = step(np.uint32(1))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, atol=1e-5), many, alone)
+
+
+class LastStepPays(Toy):
+    """The action at the last step before the time limit brings the only reward."""
+
+    def reset(self, rng: jax.Array) -> State:
+        state = super().reset(rng)
+        zero = jnp.zeros((), jnp.float32)
+        return state.replace(pipeline_state={"t": zero}, obs=jnp.stack([zero, zero]))
+
+    def step(self, state: State, action: jax.Array) -> State:
+        t = state.pipeline_state["t"]
+        return state.replace(
+            pipeline_state={"t": t + 1},
+            obs=jnp.stack([t + 1, jnp.ones(())]),
+            reward=jnp.where(t == 1, action[0], 0.0),
+        )
+
+
+@pytest.mark.parametrize("bootstrap", [False, True])
+def test_bootstrapping_learns_from_the_step_that_is_cut_off(bootstrap: bool) -> None:
+    config = PPOConfig(
+        episode_length=2,
+        bootstrap_on_timeout=bootstrap,
+        num_envs=16,
+        unroll_length=4,
+        batch_size=8,
+        num_minibatches=4,
+        learning_rate=1e-2,
+        reward_scaling=1.0,
+    )
+    factory = toy_task().network_factory
+    ppo = make_ppo(LastStepPays(), config, factory)
+    state, _ = jax.jit(ppo.epoch)(jax.jit(ppo.init)(np.uint32(0)), np.int32(30))
+    reward = jax.jit(ppo.evaluate)(state)["eval/episode_reward"]
+    assert (reward > 0.9) == bootstrap
+
+
+def test_the_linear_schedule_ends_at_zero() -> None:
+    ppo = toy_task(learning_rate_schedule="linear").make_ppo()  # 3 updates
+    state, rates = jax.jit(ppo.init)(np.uint32(0)), []
+    for _ in range(4):
+        state, metrics = jax.jit(ppo.update)(state)
+        rates.append(float(metrics["learning_rate"]))
+    np.testing.assert_allclose(rates, [1e-3, 2e-3 / 3, 1e-3 / 3, 0], atol=1e-9)
+
+
+def test_evaluation_counts_the_episodes_that_reach_the_time_limit() -> None:
+    ppo = toy_task().make_ppo()
+    state = jax.jit(ppo.init)(np.uint32(0))
+    assert jax.jit(ppo.evaluate)(state)["eval/time_limit_reached"] == 1
+
+
+def test_randomised_domains_are_evaluated_in_a_batch_of_another_size() -> None:
+    def randomize(sys: Any, rng: jax.Array) -> Any:
+        return {"wind": jax.random.uniform(rng[0], (len(rng),))}, {"wind": 0}
+
+    task = dataclasses.replace(toy_task(num_eval_envs=7), randomization_fn=randomize)
+    ppo = task.make_ppo()
+    state = jax.jit(ppo.init)(np.uint32(0))
+    assert len(np.unique(state.env_state.pipeline_state["wind"])) == TINY.num_envs
+    state, _ = jax.jit(ppo.epoch)(state, np.int32(2))
+    assert np.isfinite(jax.jit(ppo.evaluate)(state)["eval/episode_reward"])
+
+
+# ---- refused before anything compiles -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"num_envs": 3}, "use num_envs 2 or 4, or batch_size 3"),
+        ({"num_timesteps": 0}, "num_timesteps is 0, which has to be greater than 0"),
+        ({"num_timesteps": 1.5}, "which has to be a whole number"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"learning_rate": "fast"}, "which has to be a number"),
+        ({"learning_rate_schedule": "cosine"}, "one of constant, linear, adaptive_kl"),
+        ({"normalize_observations": 1}, "true or false"),
+        ({"discounting": 1.5}, "from 0 to 1"),
+        ({"seed": -1}, "from 0 to 4294967295"),
+        ({"episode_length": 9, "action_repeat": 2}, "use 8"),
+        ({"episode_length": 1}, "episode_length 2"),
+        ({"num_evals": 1}, "2 or more"),
+    ],
+)
+def test_settings_that_can_not_run(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        dataclasses.replace(TINY, **changes)
+
+
+def vector_of_ints(x: jax.Array) -> jax.Array:
+    return jnp.zeros(2, jnp.int32)
+
+
+@pytest.mark.parametrize(
+    ("observe", "sentence"),
+    [
+        (OBSERVATIONS["image alone"], "has an image, pixels/view, which takes an encoder"),
+        (OBSERVATIONS["vector and image"], "has an image, pixels/view, which takes an encoder"),
+        (lambda x: jnp.zeros((3, 4)) + x, r'shape \(3, 4\).*\{"pixels/view": image\}'),
+        (lambda x: {"view": jnp.zeros((3, 4)) + x}, '"pixels/view"'),
+        (lambda x: {"a": {"b": x[None]}}, "'a' is a dict"),
+        (vector_of_ints, "is int32, which has to be float32"),
+    ],
+)
+def test_observations_that_can_not_be_trained_on(observe: Any, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        toy_task(observe=observe).make_ppo()
+
+
+def test_an_image_may_be_left_out_on_purpose() -> None:
+    task = toy_task(observe=OBSERVATIONS["vector and image"])
+    factory = dataclasses.replace(
+        task.network_factory, policy_obs_keys=("state",), value_obs_keys=("state",)
+    )
+    dataclasses.replace(task, network_factory=factory).make_ppo()
+
+
+@pytest.mark.parametrize("space", ["discrete", "multi_discrete"])
+def test_networks_for_other_actions(space: str) -> None:
+    continuous = toy_task(Continuous(SPACES[space].size)).network_factory
+    task = dataclasses.replace(toy_task(SPACES[space]), network_factory=continuous)
+    with pytest.raises(UsageError, match="but the environment takes"):
+        task.make_ppo()
+
+
+def test_networks_of_another_size() -> None:
+    task = dataclasses.replace(toy_task(), network_factory=toy_task(Continuous(5)).network_factory)
+    with pytest.raises(UsageError, match="built for .*5.*action_size is 2"):
+        task.make_ppo()
+
+
+def test_the_policy_does_not_see_what_is_privileged() -> None:
+    ppo = toy_task(observe=OBSERVATIONS["two vectors"]).make_ppo()
+    obs = {"state": jnp.zeros((1, 1)), "privileged_state": jnp.zeros((1, 3))}
+    other = {**obs, "privileged_state": jnp.ones((1, 3))}
+    state = jax.jit(ppo.init)(np.uint32(0))
+    statistics, params = state.normalizer_params, state.params
+    for network, weights, sees in (
+        (ppo.networks.policy_network, params.policy, False),
+        (ppo.networks.value_network, params.value, True),
+    ):
+        same = np.array_equal(
+            network.apply(statistics, weights, obs), network.apply(statistics, weights, other)
+        )
+        assert same != sees
+
+
+def test_brax_s_own_networks_do() -> None:
+    task = dataclasses.replace(toy_task(), network_factory=brax_networks.make_ppo_networks)
+    ppo = task.make_ppo()
+    jax.eval_shape(ppo.update, jax.eval_shape(ppo.init, np.uint32(0)))
+
+
+@pytest.mark.parametrize("kind", OBSERVATIONS)
+def test_every_observation_trains(kind: str) -> None:
+    ppo = toy_task(observe=OBSERVATIONS[kind], encoder=Encoder()).make_ppo()
+    before = jax.jit(ppo.init)(np.uint32(0))
+    after, metrics = jax.jit(ppo.update)(before)
+    assert np.isfinite(metrics["total_loss"])
+    assert any(
+        not np.array_equal(a, b)
+        for a, b in zip(
+            jax.tree.leaves(before.params.policy),
+            jax.tree.leaves(after.params.policy),
+            strict=True,
+        )
+    )
