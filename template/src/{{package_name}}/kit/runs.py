@@ -112,8 +112,10 @@ def read_config(run: Path) -> dict[str, Any]:
     try:
         saved = json.loads(path.read_text())
         PPOConfig(**saved["settings"])
-        saved["task"], saved["observation"], saved["action_space"], saved["source"]
-    except (ValueError, TypeError, KeyError) as error:
+        for name in ("task", "source", "action_space"):
+            if not isinstance(saved[name], str):
+                raise TypeError(f"{name} is not a string")
+    except (ValueError, TypeError, LookupError) as error:
         raise UsageError(f"{path} is damaged ({error}); restore it from a backup.") from None
     return saved
 
@@ -131,9 +133,9 @@ def refuse_other_sizes(run: Path, environment: Env) -> None:
     """
     saved, now = read_config(run), describe(environment)
     for name in ("observation", "action_space"):
-        if saved[name] != now[name]:
+        if saved.get(name) != now[name]:
             raise UsageError(
-                f"{run} was trained with {name} {saved[name]}, but the environment has "
+                f"{run} was trained with {name} {saved.get(name)}, but the environment has "
                 f"{now[name]} now: undo the change, or train again."
             )
 
@@ -205,7 +207,7 @@ def load_checkpoint(run: Path, target: TrainingState, steps: int | None = None) 
                 "their settings have changed: undo the change, or train again."
             )
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
+            return jax.random.wrap_key_data(array, impl=_key_impl(leaf))
         return array
 
     return jax.tree_util.tree_map_with_path(restore, target)
@@ -305,3 +307,10 @@ def _raw(leaf: Any) -> Any:
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.key_data(leaf)
     return leaf
+
+
+def _key_impl(key: Any) -> Any:
+    """How the bits of a typed PRNG key are made, of a key without numbers too."""
+    found: list[Any] = []
+    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), key)
+    return found[0]

@@ -1,0 +1,410 @@
+"""Run folders: what is saved, loaded, resumed and refused."""
+
+import dataclasses
+import io
+import json
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from brax.training.agents.ppo import networks as brax_networks
+from brax.training.agents.ppo.networks import make_inference_fn
+from kit import cli, runs
+from kit.errors import TrainingDivergedError, UsageError
+from kit.ppo import policy_params
+from kit.task import Task
+from kit.train import train
+from PIL import Image
+from rich.console import Console
+from toys import OBSERVATIONS, SPACES, TINY, Encoder, Toy, toy_task
+
+TASK = toy_task()
+
+
+def quietly(task: Task, **options: Any) -> Path:
+    return train(task, console=Console(file=io.StringIO()), **options)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return quietly(TASK, run_dir=tmp_path_factory.mktemp("runs") / "whole")
+
+
+def copy_of(run: Path, target: Path) -> Path:
+    (target / "checkpoints").mkdir(parents=True)
+    for path in [*run.glob("*.json*"), *run.glob("checkpoints/*")]:
+        (target / path.relative_to(run)).write_bytes(path.read_bytes())
+    return target
+
+
+def command(
+    capsys: pytest.CaptureFixture[str], *args: str, tasks: dict[str, Task] | None = None
+) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command."""
+    config = types.ModuleType("config")
+    vars(config).update(tasks or {"task": TASK})
+    code: Any = 0
+    try:
+        cli.main("toy", config, args)
+    except SystemExit as stopped:
+        code = stopped.code
+    out, err = capsys.readouterr()
+    return code or 0, out, err
+
+
+# ---- what a run leaves --------------------------------------------------------------------------
+
+
+def test_settings_metrics_checkpoints_and_a_curve(run: Path) -> None:
+    saved = json.loads((run / "config.json").read_text())
+    assert saved["settings"] == dataclasses.asdict(TINY)
+    assert "mujoco" not in saved["versions"]
+    rows = runs.read_metrics(run)
+    assert [row["steps"] for row in rows] == [0, 32, 64, 96]
+    assert list(runs.checkpoints(run)) == [0, 32, 64, 96]
+    assert (run / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    # Nothing was trained before the first evaluation.
+    assert not any(name.startswith("training/") for name in rows[0])
+    assert {"training/sps", "training/total_loss", "eval/episode_distance"} <= rows[1].keys()
+
+
+def test_all_episodes_cut_off_is_said(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    train(toy_task(num_timesteps=32), run_dir=tmp_path / "run", console=console)
+    assert "every episode was cut off by the time limit of 8 steps" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_the_loaded_policy_takes_the_identical_action(run: Path, deterministic: bool) -> None:
+    ppo = TASK.make_ppo()
+    state, _ = jax.jit(ppo.epoch)(jax.jit(ppo.init)(np.uint32(TINY.seed)), np.int32(3))
+    kept = jax.jit(make_inference_fn(ppo.networks)(policy_params(state), deterministic))
+    loaded = runs.load_policy(run, TASK, deterministic=deterministic)
+    key, obs = jax.random.PRNGKey(7), state.env_state.obs
+    np.testing.assert_array_equal(kept(obs, key)[0], loaded(obs, key)[0])
+    assert loaded(obs[0], key)[0].shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("space", "kind"),
+    [
+        *(("continuous", kind) for kind in OBSERVATIONS),
+        ("discrete", "flat"),
+        ("multi_discrete", "flat"),
+    ],
+)
+def test_every_observation_and_action_trains_saves_loads_and_plays(
+    space: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = toy_task(SPACES[space], OBSERVATIONS[kind], Encoder(), num_timesteps=32, num_evals=2)
+    run = quietly(task, run_dir=tmp_path / "run")
+    obs = task.environment().reset(jax.random.PRNGKey(0)).obs
+    action, _ = runs.load_policy(run, task)(obs, jax.random.PRNGKey(0))
+    assert (action.shape, action.dtype) == (SPACES[space].shape, SPACES[space].dtype)
+    code, out, err = command(
+        capsys, "play", str(run), "--episodes", "2", "--max-frames", "3", tasks={"task": task}
+    )
+    assert (code, err) == (0, "")
+    assert "3 of them cut after 3 frames, see --max-frames" in out
+
+
+def test_a_typed_key_in_the_state_is_saved_and_resumed(tmp_path: Path) -> None:
+    def task(steps: int) -> Task:
+        settings = dataclasses.replace(TINY, num_timesteps=steps, num_evals=2)
+        return dataclasses.replace(
+            TASK, environment=lambda: Toy(key=jax.random.wrap_key_data), settings=settings
+        )
+
+    quietly(task(32), run_dir=tmp_path / "part")
+    quietly(task(64), run_dir=tmp_path / "part", resume=True)
+    quietly(task(64), run_dir=tmp_path / "whole")
+    newest = [max(runs.checkpoints(tmp_path / r).values()) for r in ("part", "whole")]
+    assert newest[0].read_bytes() == newest[1].read_bytes()
+
+
+def ordinary_function(*args: Any, **kwargs: Any) -> Any:
+    return brax_networks.make_ppo_networks(
+        *args, **kwargs, policy_hidden_layer_sizes=(8,), value_hidden_layer_sizes=(8,)
+    )
+
+
+def test_any_function_may_make_the_networks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = dataclasses.replace(TASK, network_factory=ordinary_function)
+    run = quietly(task, run_dir=tmp_path / "run")
+    code, _, err = command(capsys, "play", str(run), "--episodes", "2", tasks={"task": task})
+    assert (code, err) == (0, "")
+
+
+# ---- a run folder is data -----------------------------------------------------------------------
+
+
+def test_nothing_in_a_run_names_code(run: Path, tmp_path: Path) -> None:
+    run = copy_of(run, tmp_path / "run")
+    saved = json.loads((run / "config.json").read_text())
+    touch = {"args": [["touch", str(tmp_path / "executed")]]}
+    for name in ("network_factory", "environment", "class"):
+        saved[name] = {"class": "subprocess:Popen", "fields": touch}
+    (run / "config.json").write_text(json.dumps(saved))
+    runs.load_policy(run, TASK)
+    (run / "config.json").write_text(json.dumps({**saved, "task": "subprocess:Popen"}))
+    with pytest.raises(UsageError, match="There is no task 'subprocess:Popen'"):
+        runs.load_policy(run, {"task": TASK})
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("edit", "sentence"),
+    [
+        (lambda saved: saved["settings"].update(num_envs=3), "num_envs is 3"),
+        (lambda saved: saved["settings"].update(shell="rm"), "shell"),
+        (lambda saved: saved.update(task={"class": "x"}), "task is not a string"),
+        (lambda saved: saved.pop("settings"), "settings"),
+        (lambda saved: saved["settings"].update(learning_rate="x"), "has to be a number"),
+    ],
+)
+def test_a_damaged_config_is_told(run: Path, tmp_path: Path, edit: Any, sentence: str) -> None:
+    run = copy_of(run, tmp_path / "run")
+    saved = json.loads((run / "config.json").read_text())
+    edit(saved)
+    (run / "config.json").write_text(json.dumps(saved))
+    with pytest.raises(UsageError, match=sentence):
+        runs.load_policy(run, TASK)
+
+
+def test_what_differs_from_the_saved_run_is_said(run: Path) -> None:
+    with pytest.raises(UsageError, match=r"action_space Continuous\(size=2\).*Discrete\(size=3\)"):
+        runs.load_policy(run, toy_task(SPACES["discrete"]))
+    with pytest.raises(UsageError, match=r"observation \[2\].*\[3\]"):
+        runs.load_policy(run, toy_task(observe=lambda x: jnp.stack([x, x, x])))
+    wider = dataclasses.replace(TASK.network_factory, policy_hidden_layer_sizes=(9,))
+    with pytest.raises(
+        UsageError, match=r"params.policy.*float32\[8\] there, but float32\[9\] now"
+    ):
+        runs.load_policy(run, dataclasses.replace(TASK, network_factory=wider))
+
+
+# ---- resuming, and starting from a policy -------------------------------------------------------
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(run: Path, tmp_path: Path) -> None:
+    part = tmp_path / "part"
+    quietly(toy_task(num_timesteps=32), run_dir=part)
+    quietly(TASK, run_dir=part, resume=True)
+    newest = [max(runs.checkpoints(folder).values()) for folder in (part, run)]
+    assert newest[0].read_bytes() == newest[1].read_bytes()
+
+
+def test_resume_goes_on_as_the_run_began(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the defaults are: here each asked setting is the task's own."""
+    part = tmp_path / "part"
+    short = toy_task(num_timesteps=32, learning_rate=5e-3)
+    quietly(short, run_dir=part)
+
+    code, _, err = command(capsys, "train", "--resume", str(part), "--learning-rate", "0.001")
+    assert code == 2
+    assert "--learning-rate is 0.005" in err
+    assert err.count("\n") == 1
+
+    code, _, err = command(capsys, "train", "--resume", str(part), "--num-timesteps", "96")
+    assert (code, err) == (0, "")
+    assert max(runs.checkpoints(part)) == 96
+    settings = runs.read_settings(part)
+    assert (settings.num_timesteps, settings.learning_rate) == (96, 5e-3)
+
+    code, _, err = command(capsys, "train", "--resume", str(part))
+    assert code == 2
+    assert "has 96 steps already; ask for more with --num-timesteps" in err
+
+
+def test_the_advice_of_an_interrupted_run_works(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = tmp_path / "part"
+    quietly(toy_task(num_timesteps=32), run_dir=part)
+    count = 0
+
+    def interrupt(row: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == 1:
+            raise KeyboardInterrupt
+
+    console = Console(file=io.StringIO(), width=200)
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            toy_task(num_timesteps=320),
+            run_dir=part,
+            resume=True,
+            report=interrupt,
+            console=console,
+        )
+    advice = console.file.getvalue().split("Continue with: ")[1].split()  # type: ignore[attr-defined]
+    code, out, err = command(capsys, *advice)
+    assert (code, err) == (0, "")
+    assert max(runs.checkpoints(part)) == 320
+
+
+def test_a_changed_environment_is_said_on_resume(run: Path, tmp_path: Path) -> None:
+    part = copy_of(run, tmp_path / "part")
+    saved = json.loads((part / "config.json").read_text())
+    (part / "config.json").write_text(json.dumps({**saved, "source": "another"}))
+    console = Console(file=io.StringIO(), width=200)
+    train(toy_task(num_timesteps=128), run_dir=part, resume=True, console=console)
+    assert "file has changed since this run began" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_init_from_takes_the_parameters_and_new_settings(run: Path, tmp_path: Path) -> None:
+    tuned = toy_task(learning_rate=1e-9, num_timesteps=32, num_evals=2)
+    new = quietly(tuned, run_dir=tmp_path / "new", init_from=run)
+    assert list(runs.checkpoints(new)) == [0, 32]
+    obs, key = jnp.ones(2), jax.random.PRNGKey(0)
+    first = runs.load_policy(new, TASK, steps=0)(obs, key)[0]
+    np.testing.assert_array_equal(first, runs.load_policy(run, TASK)(obs, key)[0])
+    with pytest.raises(UsageError, match="observation"):
+        quietly(
+            toy_task(observe=OBSERVATIONS["two vectors"]), run_dir=tmp_path / "no", init_from=run
+        )
+    assert not (tmp_path / "no").exists()
+
+
+def test_divergence_stops_the_run_and_keeps_what_was_saved(tmp_path: Path) -> None:
+    task = toy_task(learning_rate=1e30, max_grad_norm=None)
+    with pytest.raises(TrainingDivergedError, match="has diverged and was stopped. Saved up to"):
+        quietly(task, run_dir=tmp_path / "run")
+    runs.load_policy(tmp_path / "run", task)
+
+
+# ---- play ---------------------------------------------------------------------------------------
+
+
+def test_play_takes_any_checkpoint(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = command(capsys, "play", str(run), "--steps", "32", "--episodes", "2")
+    assert (code, err) == (0, "")
+    code, _, err = command(capsys, "play", str(run), "--steps", "33")
+    assert code == 2
+    assert "it has: 0, 32, 64, 96" in err
+
+
+def test_the_gif_repeats_actions(run: Path, tmp_path: Path) -> None:
+    from kit import rollout
+
+    always = rollout.random_policy(SPACES["continuous"])
+    for repeat, frames in ((1, 9), (4, 3)):
+        path = tmp_path / f"{repeat}.gif"
+        cut = rollout.write_gif(
+            path, Toy(), always, episode_length=8, action_repeat=repeat, num_episodes=1
+        )
+        with Image.open(path) as gif:
+            durations = []
+            for frame in range(gif.n_frames):  # type: ignore[attr-defined]
+                gif.seek(frame)
+                durations.append(gif.info["duration"])
+        # Equal frames are stored once; ten more show where the episode ended.
+        assert sum(durations) == (frames + 10) * 50
+        assert cut == 0
+
+
+class NoPicture(Toy):
+    render = None  # type: ignore[assignment]
+
+
+class BadPicture(Toy):
+    def render(self, state: Any) -> Any:
+        raise RuntimeError("an OpenGL platform library has not been loaded")
+
+
+@pytest.mark.parametrize(
+    ("env", "sentence"),
+    [
+        (NoPicture, "No GIF: the environment has no render(state)."),
+        (BadPicture, "set MUJOCO_GL=egl"),
+    ],
+)
+def test_no_gif_is_no_crash(
+    env: Any, sentence: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = dataclasses.replace(TASK, environment=env)
+    code, out, err = command(capsys, "play", str(run), "--episodes", "2", tasks={"task": task})
+    assert (code, err) == (0, "")
+    assert sentence in out
+
+
+# ---- the command line ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["train", "--num-env", "3"], "--num-envs"),
+        (["train", "--batch-size", "3", "--num-minibatches", "5"], "use num_envs 3 or 5, or"),
+        (["plya"], "train"),
+        ([], "train"),
+        (["play", "nowhere"], "not the folder of a run"),
+        (["train", "other"], "There is no task 'other'; config.py defines task, second."),
+        (["train", "--num-envs", "4", "second"], "Name the task before the flags"),
+        (["train", "--resume", "x", "--run-dir", "y"], "x is not the folder of a run"),
+        (["check", "--seed", "-1"], "--seed has to be"),
+    ],
+)
+def test_a_mistake_exits_with_2_and_no_traceback(
+    args: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = command(capsys, *args, tasks={"task": TASK, "second": TASK})
+    assert code == 2
+    assert sentence in err
+    assert "Traceback" not in err
+    assert not out
+
+
+def test_two_tasks_are_two_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = {"first": TASK, "second": toy_task(SPACES["discrete"], num_timesteps=32)}
+    run = tmp_path / "run"
+    code, _, err = command(capsys, "train", "second", "--run-dir", str(run), tasks=tasks)
+    assert (code, err) == (0, "")
+    assert json.loads((run / "config.json").read_text())["task"] == "second"
+    assert max(runs.checkpoints(run)) == 32  # its own default
+    action, _ = runs.load_policy(run, tasks)(jnp.zeros(2), jax.random.PRNGKey(0))
+    assert action.shape == ()
+    code, _, err = command(capsys, "play", str(run), "--episodes", "2", tasks=tasks)
+    assert (code, err) == (0, "")
+
+
+PTY = """
+import sys, types
+sys.path[:0] = {path!r}
+from kit import cli
+from toys import toy_task
+config = types.ModuleType("config")
+config.task = toy_task()
+cli.main("toy", config, {args!r})
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+@pytest.mark.parametrize("args", [["train", "--num-env", "3"], ["train", "--num-envs", "3"]])
+def test_a_wrong_flag_on_a_real_terminal(args: list[str]) -> None:
+    """tyro colours its messages there."""
+    terminal, end = os.openpty()
+    code = PTY.format(path=sys.path, args=args)
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=end, stdout=end, stderr=end)
+    os.close(end)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(terminal, 4096)
+        except OSError:  # how a pseudo-terminal ends
+            break
+    assert child.wait() == 2, shown
+    assert b"Traceback" not in shown
+    assert b"num-envs" in shown or b"num_envs" in shown
