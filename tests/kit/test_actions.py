@@ -1,5 +1,7 @@
 """Action spaces: what they sample, and what their distributions mean."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ def test_samples_have_the_shape_and_dtype(space: ActionSpace) -> None:
     actions = space.sample(jax.random.PRNGKey(0), (5, 7))
     assert actions.shape == (5, 7, *space.shape)
     assert actions.dtype == space.dtype
-    for action in [*space.held().values(), *sum(space.groups().values(), [])]:
+    for action in [*space.held().values(), *itertools.chain(*space.groups().values())]:
         assert np.shape(action) == space.shape
         assert np.asarray(action).dtype == space.dtype
 

@@ -236,7 +236,7 @@ def test_networks_for_other_actions(space: str) -> None:
 
 def test_networks_of_another_size() -> None:
     task = dataclasses.replace(toy_task(), network_factory=toy_task(Continuous(5)).network_factory)
-    with pytest.raises(UsageError, match="built for .*5.*action_size is 2"):
+    with pytest.raises(UsageError, match=r"built for .*5.*action_size is 2"):
         task.make_ppo()
 
 
