@@ -82,7 +82,6 @@ def test_the_loss_normalises_as_the_policy_did(brax_order: bool) -> None:
 def test_seeds_are_evaluated_on_episodes_of_their_own() -> None:
     ppo = toy_task().make_ppo()
     states = jax.jit(jax.vmap(ppo.init))(np.arange(3, dtype=np.uint32))
-    states = jax.tree.map(lambda x: x, states)
     same_policy = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), states.params)
     states = states.replace(params=same_policy)
     returns = jax.jit(jax.vmap(ppo.evaluate))(states)["eval/episode_reward"]

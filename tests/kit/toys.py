@@ -52,7 +52,7 @@ class Toy(Env):
 
     @property
     def observation_size(self) -> Any:
-        shapes = jax.tree.map(lambda x: x.shape, self._observe(np.float32(0)))
+        shapes = jax.tree.map(lambda x: x.shape, self._observe(jnp.zeros(())))
         return shapes if isinstance(shapes, dict) else shapes[0]
 
     @property

@@ -14,6 +14,7 @@ Each space is one class with the same members:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,13 +43,13 @@ class Continuous:
     def distribution(self) -> distribution.ParametricDistribution:
         return distribution.NormalTanhDistribution(event_size=self.size)
 
-    def held(self) -> dict[str, np.ndarray]:
+    def held(self) -> dict[str, Any]:
         return {
             name: np.full(self.shape, value, np.float32)
             for name, value in (("zero", 0.0), ("+1", 1.0), ("-1", -1.0))
         }
 
-    def groups(self) -> dict[str, list[np.ndarray]]:
+    def groups(self) -> dict[str, list[Any]]:
         middle = np.full(self.shape, 0.25, np.float32)
         return {
             f"action[{i}]": [_with(middle, i, x) for x in (-1.0, 1.0)] for i in range(self.size)
@@ -70,10 +71,10 @@ class Discrete:
     def distribution(self) -> distribution.ParametricDistribution:
         return CategoricalDistribution((self.size,), event_ndims=0)
 
-    def held(self) -> dict[str, np.ndarray]:
+    def held(self) -> dict[str, Any]:
         return {f"choice {i}": np.int32(i) for i in range(min(self.size, 16))}
 
-    def groups(self) -> dict[str, list[np.ndarray]]:
+    def groups(self) -> dict[str, list[Any]]:
         return {"action": [np.int32(i) for i in range(min(self.size, 32))]}
 
 
@@ -104,11 +105,11 @@ class MultiDiscrete:
     def distribution(self) -> distribution.ParametricDistribution:
         return CategoricalDistribution(self.num_choices, event_ndims=1)
 
-    def held(self) -> dict[str, np.ndarray]:
+    def held(self) -> dict[str, Any]:
         last = np.array(self.num_choices, np.int32) - 1
         return {f"choice {i}": np.minimum(i, last) for i in range(min(max(self.num_choices), 16))}
 
-    def groups(self) -> dict[str, list[np.ndarray]]:
+    def groups(self) -> dict[str, list[Any]]:
         first = np.zeros(self.shape, np.int32)
         return {
             f"action[{i}]": [_with(first, i, choice) for choice in range(min(count, 32))]

@@ -148,8 +148,8 @@ def make_network_factory(
     return NetworkFactory(
         action_space,
         encoder,
-        policy_obs_keys and tuple(policy_obs_keys),
-        value_obs_keys and tuple(value_obs_keys),
+        None if policy_obs_keys is None else tuple(policy_obs_keys),
+        None if value_obs_keys is None else tuple(value_obs_keys),
         tuple(policy_hidden_layer_sizes),
         tuple(value_hidden_layer_sizes),
     )

@@ -26,6 +26,7 @@ from brax.training import acting, types
 from brax.training.acme import running_statistics, specs
 from brax.training.agents.ppo import losses
 from brax.training.agents.ppo.networks import PPONetworks, make_inference_fn
+from jax.typing import ArrayLike
 
 from .actions import action_space_of
 from .errors import UsageError
@@ -176,8 +177,7 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 
 
-@flax.struct.dataclass
-class TrainingState:
+class TrainingState(flax.struct.PyTreeNode):
     """Everything that training goes on from.
 
     Attributes:
@@ -215,9 +215,9 @@ class PPO:
     """
 
     networks: PPONetworks
-    init: Callable[[jax.Array], TrainingState]
+    init: Callable[[ArrayLike], TrainingState]
     update: Callable[[TrainingState], tuple[TrainingState, Metrics]]
-    epoch: Callable[[TrainingState, jax.Array], tuple[TrainingState, Metrics]]
+    epoch: Callable[[TrainingState, ArrayLike], tuple[TrainingState, Metrics]]
     evaluate: Callable[[TrainingState], Metrics]
 
 
@@ -315,7 +315,7 @@ def make_ppo(
         has_aux=True,
     )
 
-    def init(seed: jax.Array) -> TrainingState:
+    def init(seed: ArrayLike) -> TrainingState:
         keys = _split(seed)
         params = losses.PPONetworkParams(
             policy=networks.policy_network.init(keys["policy"]),
@@ -432,7 +432,7 @@ def make_ppo(
         )
         return state, metrics
 
-    def epoch(state: TrainingState, updates: jax.Array) -> tuple[TrainingState, Metrics]:
+    def epoch(state: TrainingState, updates: ArrayLike) -> tuple[TrainingState, Metrics]:
         def body(_: jax.Array, carry: tuple[TrainingState, Metrics]) -> Any:
             state, total = carry
             state, metrics = update(state)
@@ -465,7 +465,7 @@ def make_ppo(
     return PPO(networks, init, update, epoch, evaluate)
 
 
-def _split(seed: jax.typing.ArrayLike) -> dict[str, jax.Array]:
+def _split(seed: ArrayLike) -> dict[str, jax.Array]:
     """The keys of a run, split as in `ppo.train`."""
     global_key, local_key = jax.random.split(jax.random.PRNGKey(seed))
     local_key, env, evaluation = jax.random.split(jax.random.fold_in(local_key, 0), 3)

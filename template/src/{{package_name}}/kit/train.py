@@ -75,7 +75,7 @@ def train(
         runs.forget_after(run, done * config.steps_per_update)
         runs.write_config(run, name, task)
     else:
-        learnt = init_from and _learnt(Path(init_from), task, shapes)
+        learnt = None if init_from is None else _learnt(Path(init_from), task, shapes)
         runs.create(run, name, task)
 
     total = config.num_updates * config.steps_per_update
