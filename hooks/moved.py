@@ -1,6 +1,7 @@
-"""Takes along what someone changed in a file of the template that has another name now.
+"""Moves a user's changes in a renamed file of the template into the file with the new name.
 
-An entry under `_migrations` in copier.yml runs it, once the update has brought the new file:
+Without it an update would delete the old file together with the changes. An entry under
+`_migrations` in copier.yml runs it after the update:
 
     - version: v0.2.0
       command:
@@ -10,8 +11,8 @@ An entry under `_migrations` in copier.yml runs it, once the update has brought 
         - kit/old.py
         - kit/new.py
 
-The names are those in the package's folder, of files without Jinja in them. Nothing here is
-installed but Python and git. Running it again changes nothing.
+Both names are relative to the package, and neither file may contain Jinja. Needs only Python and
+git. A second run changes nothing.
 """
 
 import os
@@ -23,44 +24,44 @@ from pathlib import Path
 TEMPLATE = Path(__file__).resolve().parent.parent
 
 
-def content(folder: Path, revision: str, name: str) -> bytes | None:
-    """A file of a commit, or None where it has none of that name."""
+def read(folder: Path, revision: str, name: str) -> bytes | None:
+    """The file `name` in a commit, or None if the commit has no such file."""
     show = subprocess.run(
         ["git", "show", f"{revision}:{name}"], cwd=folder, capture_output=True, check=False
     )
     return None if show.returncode else show.stdout
 
 
-def carry(project: Path, package: str, old: str, new: str, version: str) -> None:
-    """Merges into `new` what the project's last commit had changed in `old`.
+def move(project: Path, package: str, old: str, new: str, version: str) -> None:
+    """Merges the changes that the project's last commit has in `old` into `new`.
 
     Args:
       project: the project's folder, after the update.
       package: the folder under `src/`.
-      old: the file's name in the package, in `version`.
+      old: the file's name in `version`, relative to the package.
       new: its name now.
-      version: the tag of the template that the project was made with, or updated to, before.
+      version: the template's tag that the project was at before the update.
     """
-    path = project / "src" / package / new
-    mine = content(project, "HEAD", f"./src/{package}/{old}")
-    theirs = content(TEMPLATE, version, "template/src/{{package_name}}/" + old)
-    if mine is None or mine == theirs or not path.exists():
+    target = project / "src" / package / new
+    mine = read(project, "HEAD", f"./src/{package}/{old}")
+    original = read(TEMPLATE, version, "template/src/{{package_name}}/" + old)
+    if mine is None or mine == original or not target.exists():
         return
-    if theirs is None:
-        print(f"{new} was {old}. What you had changed there: git show HEAD:./src/{package}/{old}")
+    if original is None:
+        print(f"{old} is {new} now. Your version of it: git show HEAD:./src/{package}/{old}")
         return
     with tempfile.TemporaryDirectory() as folder:
-        sides = [Path(folder, side) for side in ("mine", "theirs")]
-        for side, text in zip(sides, (mine, theirs), strict=True):
-            side.write_bytes(text)
+        my_file, original_file = Path(folder, "mine"), Path(folder, "original")
+        my_file.write_bytes(mine)
+        original_file.write_bytes(original)
         labels = ["-Lafter updating", "-Llast update", "-Lbefore updating"]
         merge = subprocess.run(
-            ["git", "merge-file", *labels, path, sides[1], sides[0]], check=False
+            ["git", "merge-file", *labels, target, original_file, my_file], check=False
         )
     if merge.returncode:
-        print(f"What you had changed in {old} collides with {new}, where both sides are marked.")
+        print(f"Your changes in {old} conflict with {new}, where both sides are marked.")
 
 
 if __name__ == "__main__":
     _, package, old, new = sys.argv
-    carry(Path.cwd(), package, old, new, os.environ["VERSION_FROM"])
+    move(Path.cwd(), package, old, new, os.environ["VERSION_FROM"])

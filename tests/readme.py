@@ -1,6 +1,6 @@
-"""The two commands that README.md promises; `.ci/run` and the newcomer's test run them as printed.
+"""Reads the commands in README.md, for `.ci/run` and test_newcomer.py to run them as printed.
 
-Standard library only: `python3 tests/readme.py tests` has to work before anything is installed.
+Standard library only: `python3 tests/readme.py tests` must work before anything is installed.
 """
 
 import re
@@ -12,7 +12,7 @@ MARKS = {"scaffold": ("copier copy", " train"), "tests": ("venv", "pytest")}
 
 
 def command(which: str) -> str:
-    """The first shell block of README.md that has all marks of `which`, without its prompts."""
+    """The first shell block of README.md with all marks of `which`, without prompts."""
     blocks = re.findall(r"^```(?:console|sh|bash)\n(.*?)^```", README.read_text(), re.M | re.S)
     for block in blocks:
         if all(mark in block for mark in MARKS[which]):
