@@ -263,12 +263,11 @@ def make_ppo(
     Raises:
       UsageError: the environment or the networks are none that PPO can train.
     """
-    keys = _split(config.seed)
-
-    def wrap(own: Callable[..., Env], key: jax.Array, batch: int) -> Env:
-        randomize = randomization_fn and functools.partial(
-            randomization_fn, rng=jax.random.split(key, batch)
-        )
+    def wrap(own: Callable[..., Env], key: str, batch: int) -> Env:
+        randomize = None
+        if randomization_fn is not None:
+            rng = jax.random.split(_split(config.seed)[key], batch)
+            randomize = functools.partial(randomization_fn, rng=rng)
         return (wrap_env_fn or own)(
             environment,
             episode_length=config.episode_length,
@@ -277,9 +276,9 @@ def make_ppo(
         )
 
     keep = functools.partial(wrap_for_training, keep_final_obs=config.bootstrap_on_timeout)
-    env = wrap(keep, keys["env"], config.num_envs)
+    env = wrap(keep, "env", config.num_envs)
     # Evaluation gets a batch of its own, and needs no auto-reset.
-    eval_env = wrap(wrap_for_evaluation, keys["eval"], config.num_eval_envs)
+    eval_env = wrap(wrap_for_evaluation, "eval", config.num_eval_envs)
 
     reset = jax.eval_shape(env.reset, jax.ShapeDtypeStruct((config.num_envs, 2), jnp.uint32))
     if config.bootstrap_on_timeout and "final_obs" not in reset.info:
