@@ -1,37 +1,38 @@
-"""What the training wrappers cost, in steps per second and in memory.
+"""What auto-reset costs: steps per second under each wrapper.
 
-    python benchmarks/wrappers.py
+    python benchmarks/wrappers.py [--old PATH]
 
-Each way to start episodes anew is measured beside Brax's own wrapper and beside the bare
-environment under `vmap`, for a `reset` that costs less than a step and for one that takes a
-thousand steps of a search; with episodes that all end together and with ones that end when they
-like. All are compiled first, then run in turn, seven times: the medians are printed.
+The environment is a pendulum whose `reset` costs less than a step, or a search of a thousand
+steps. Its episodes end all together at the time limit, or each by itself at a time of its own. It
+is measured alone and vmapped over eight seeds. `--old` adds an older `kit/wrappers.py` as a row.
+
+All rows of a column are compiled first and then run in turn; the medians are printed.
 """
 
+import argparse
 import functools
+import itertools
+import runpy
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "template" / "src" / "{{package_name}}"))
-from kit.wrappers import wrap_for_training  # before Brax, which it keeps quiet
-
-# isort: split
 import jax
 import jax.numpy as jnp
 from brax.envs.base import Env, State
 from brax.envs.wrappers import training
 
-BATCHES = (8, 256, 2048)
-LENGTH = 100  # steps in an episode
-ROUNDS = 7
+sys.path.insert(0, str(Path(__file__).parents[1] / "template" / "src" / "{{package_name}}"))
+from kit.wrappers import wrap_for_training
+
+EPISODE_LENGTH = 100
+ROUNDS, SECONDS = 7, 15.0  # of a column; at least one round, however long it takes
 
 
 class Pendulum(Env):
-    """A pendulum; `search` makes its `reset` dear, `falls` makes its episodes end by themselves."""
+    """A pendulum; `search` is the cost of `reset`, `falls` lets episodes end by themselves."""
 
     observation_size = 3
     action_size = 1
@@ -43,11 +44,7 @@ class Pendulum(Env):
 
     def reset(self, rng: jax.Array) -> State:
         x = jax.random.uniform(rng, (2,), minval=-1.0, maxval=1.0)
-
-        def relax(_: int, x: jax.Array) -> jax.Array:
-            return x - 1e-3 * jnp.sin(x)
-
-        x = jax.lax.fori_loop(0, self._search, relax, x)
+        x = jax.lax.fori_loop(0, self._search, lambda _, x: x - 1e-3 * jnp.sin(x), x)
         zero = jnp.zeros(())
         return State(x, self._observe(x), zero, zero, {"speed": zero})
 
@@ -55,7 +52,7 @@ class Pendulum(Env):
         angle, speed = state.pipeline_state
         speed = jnp.clip(speed + 0.75 * jnp.sin(angle) + 0.15 * action[0], -8.0, 8.0)
         x = jnp.stack([angle + 0.05 * speed, speed])
-        # Each environment falls at a time of its own, once in about a hundred steps.
+        # Once in about a hundred steps.
         fell = jnp.abs(jnp.sin(1e4 * x[0])) < 0.016 if self._falls else jnp.zeros((), bool)
         return state.replace(
             pipeline_state=x,
@@ -69,71 +66,72 @@ class Pendulum(Env):
         return jnp.stack([jnp.cos(x[0]), jnp.sin(x[0]), x[1]])
 
 
-WRAPPERS: dict[str, Callable[[Env], Env]] = {
-    "bare env, vmap": training.VmapWrapper,
-    "Brax's own wrap": functools.partial(training.wrap, episode_length=LENGTH),
-    "fresh": functools.partial(wrap_for_training, episode_length=LENGTH),
-    "pool": functools.partial(wrap_for_training, episode_length=LENGTH, resets="pool"),
-    "cached": functools.partial(wrap_for_training, episode_length=LENGTH, resets="cached"),
-}
+def compile_run(env: Env, batch: int, seeds: int | None) -> tuple[Callable[[], None], int]:
+    """A function that runs `env`, and the number of environment steps that it takes."""
+    steps = max(EPISODE_LENGTH, 20_000 // (batch * (seeds or 1)) // EPISODE_LENGTH * EPISODE_LENGTH)
 
-
-def prepare(env: Env, batch: int) -> tuple[Callable[[], None], int, int]:
-    """Compiles a run.
-
-    Returns:
-      A function that makes a run of the second number of steps; and the bytes that the state of one
-      environment takes.
-    """
-    steps = max(3 * LENGTH, 100_000 // batch)
-
-    @jax.jit
-    def run(state: State, key: jax.Array) -> State:
+    def run(state: State) -> State:
         def step(state: State, t: jax.Array) -> tuple[State, None]:
             action = jnp.cos(t + jnp.arange(batch, dtype=jnp.float32))[:, None]
             return env.step(state, action), None
 
         return jax.lax.scan(step, state, jnp.arange(steps, dtype=jnp.float32))[0]
 
-    keys = jax.random.split(jax.random.PRNGKey(0), batch)
-    state = jax.block_until_ready(jax.jit(env.reset)(keys))
-    jax.block_until_ready(run(state, keys[0]))
-    size = sum(x.nbytes for x in jax.tree.leaves(state))
-    return lambda: jax.block_until_ready(run(state, keys[0])), steps * batch, size // batch
+    keys = jax.random.split(jax.random.PRNGKey(0), batch * (seeds or 1))
+    reset: Callable[[jax.Array], State] = env.reset
+    if seeds:
+        run, reset, keys = jax.vmap(run), jax.vmap(reset), keys.reshape(seeds, batch, -1)
+    state = jax.jit(reset)(keys)
+    compiled = jax.jit(run).lower(state).compile()
+    return lambda: jax.block_until_ready(compiled(state)), steps * batch * (seeds or 1)
 
 
-def measure(runs: dict[Any, tuple[Callable[[], None], int, int]]) -> dict[Any, float]:
-    """Millions of steps per second of each, run in turn."""
-    seconds: dict[Any, list[float]] = {name: [] for name in runs}
+def steps_per_second(runs: Sequence[tuple[Callable[[], None], int]]) -> list[float]:
+    """Of each, run in turn."""
+    seconds: list[list[float]] = [[] for _ in runs]
+    begin = time.perf_counter()
     for _ in range(ROUNDS):
-        for name, (run, _, _) in runs.items():
+        for (run, _), times in zip(runs, seconds, strict=True):
             start = time.perf_counter()
             run()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: runs[name][1] / statistics.median(s) / 1e6 for name, s in seconds.items()}
+            times.append(time.perf_counter() - start)
+        if time.perf_counter() - begin > SECONDS:
+            break
+    return [steps / statistics.median(s) for (_, steps), s in zip(runs, seconds, strict=True)]
 
 
 def main() -> None:
-    for title, search in (("A cheap reset", 0), ("A dear reset", 1_000)):
-        for when, falls in (
-            ("episodes end together", False),
-            ("episodes end when they like", True),
-        ):
-            print(f"\n{title}, {when}: M steps/s, and as a share of the bare environment\n")
-            print("| | " + " | ".join(f"{batch:,} envs" for batch in BATCHES) + " | bytes/env |")
-            print("| --- |" + " ---: |" * (len(BATCHES) + 1))
-            cells: dict[str, list[str]] = {name: [] for name in WRAPPERS}
-            for batch in BATCHES:
-                env = Pendulum(search, falls)
-                runs = {name: prepare(wrap(env), batch) for name, wrap in WRAPPERS.items()}
-                speed = measure(runs)
-                for name in WRAPPERS:
-                    share = speed[name] / speed["bare env, vmap"]
-                    cells[name].append(f"{speed[name]:.3g} ({share:.0%})")
-                    if batch == BATCHES[-1]:
-                        cells[name].append(f"{runs[name][2]}")
-            for name, row in cells.items():
-                print(f"| {name} | " + " | ".join(row) + " |", flush=True)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--old", type=Path, metavar="PATH", help="an older kit/wrappers.py")
+    parser.add_argument("--batches", type=int, nargs="+", default=(8, 256, 2048, 8192))
+    arguments = parser.parse_args()
+
+    wrappers: dict[str, Callable[[Env], Env]] = {
+        "bare environment, vmap": training.VmapWrapper,
+        "Brax's `wrap`": functools.partial(training.wrap, episode_length=EPISODE_LENGTH),
+        "`wrap_for_training`": functools.partial(wrap_for_training, episode_length=EPISODE_LENGTH),
+    }
+    if arguments.old:
+        old = runpy.run_path(str(arguments.old))["wrap_for_training"]
+        wrappers["before"] = functools.partial(old, episode_length=EPISODE_LENGTH)
+
+    cases = itertools.product((None, 8), (("cheap", 0), ("expensive", 1_000)), (False, True))
+    for seeds, (cost, search), falls in cases:
+        ends = "episodes end at times of their own" if falls else "episodes end together"
+        where = f"under vmap over {seeds} seeds" if seeds else "alone"
+        print(f"\nReset {cost}, {ends}, {where}; M steps/s (part of the bare environment's):\n")
+        print("| | " + " | ".join(f"{batch:,} envs" for batch in arguments.batches) + " |")
+        print("| --- |" + " ---: |" * len(arguments.batches))
+        cells: dict[str, list[str]] = {name: [] for name in wrappers}
+        for batch in arguments.batches:
+            env = Pendulum(search, falls)
+            speeds = steps_per_second(
+                [compile_run(wrap(env), batch, seeds) for wrap in wrappers.values()]
+            )
+            for row, speed in zip(cells.values(), speeds, strict=True):
+                row.append(f"{speed / 1e6:.3g} ({speed / speeds[0]:.0%})")
+        for name, row in cells.items():
+            print(f"| {name} | " + " | ".join(row) + " |", flush=True)
 
 
 if __name__ == "__main__":
