@@ -1,4 +1,4 @@
-"""What the tests share: a template that nobody edits meanwhile, and projects made from it."""
+"""Shared by all tests: a copy of the template that stays the same, and projects created from it."""
 
 import json
 import shutil
@@ -10,25 +10,25 @@ import pytest
 from projects import Render, copy, snapshot
 from versions import GIT, Versions, commit
 
-collect_ignore = ["golden"]  # projects; their tests are no tests of ours
+collect_ignore = ["golden"]  # projects, whose tests run elsewhere
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("copier-brax-env")
-    group.addoption("--combinations", type=int, default=60, help="of updates and edits, 500 or so")
-    group.addoption("--rewrite", action="store_true", help="the golden projects, where they differ")
-    group.addoption("--examples", type=int, default=150, help="of sets of answers, 2000 or so")
+    group.addoption("--combinations", type=int, default=60, help="number of updates to try")
+    group.addoption("--examples", type=int, default=100, help="number of sets of answers to try")
+    group.addoption("--rewrite", action="store_true", help="rewrite tests/golden and taken.txt")
 
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The template's repository, copied."""
+    """A copy of the template's repository."""
     return snapshot(tmp_path_factory.mktemp("template") / "copier-brax-env")
 
 
 @pytest.fixture(scope="session")
 def render(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Render:
-    """A function from answers to a project that has them; the same answers give the same folder."""
+    """A function from answers to a project; the same answers give the same folder."""
     projects: dict[str, Path] = {}
 
     def render(**answers: Any) -> Path:
@@ -49,15 +49,15 @@ def _git_without_settings() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def made(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Versions:
+def history(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Versions:
     if not shutil.which("git"):
         pytest.skip("needs git")
     return Versions(tmp_path_factory.mktemp("versions") / "copier-brax-env", template)
 
 
 @pytest.fixture
-def project(made: Versions, tmp_path: Path) -> Path:
-    """A project of the first version, as someone would have committed it."""
-    made.project(tmp_path / "my-env")
+def project(history: Versions, tmp_path: Path) -> Path:
+    """A committed project of the first version."""
+    history.project(tmp_path / "my-env")
     commit(tmp_path / "my-env")
     return tmp_path / "my-env"

@@ -1,5 +1,6 @@
-"""Copies of the template, and projects made from it."""
+"""Copies of the template, and projects created from it."""
 
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -7,14 +8,29 @@ from pathlib import Path
 from typing import Any
 
 import copier
+import yaml
 
 REPOSITORY = Path(__file__).parent.parent
 
 Render = Callable[..., Path]
 
 
+def config() -> dict[str, Any]:
+    """copier.yml: the questions, and the settings that start with an underscore."""
+    merged: dict[str, Any] = {}
+    for document in yaml.safe_load_all((REPOSITORY / "copier.yml").read_text()):
+        merged |= document
+    return merged
+
+
+def yours(package: str = "my_env") -> set[str]:
+    """The user's files, as `_skip_if_exists` in copier.yml lists them."""
+    lines = (re.sub("{{.*?}}/", "", line) for line in config()["_skip_if_exists"])
+    return {line.replace("*", package) for line in lines}
+
+
 def snapshot(target: Path) -> Path:
-    """Copies the repository's files, those not committed yet included, without what is ignored."""
+    """Copies the repository's files, including those not committed yet, without ignored ones."""
     try:
         listing = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -35,21 +51,21 @@ def snapshot(target: Path) -> Path:
             )
         }
     for path in files:
-        if path.exists():  # git also lists what was deleted and not committed
+        if path.exists():  # git also lists deleted files until the deletion is committed
             copy = target / path.relative_to(REPOSITORY)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, copy)
     return target
 
 
-def copy(template: Path, target: Path, **answers: Any) -> Path:
-    """Makes a project as `copier copy --defaults --data ...` does, without trust."""
+def copy(template: Path, target: Path, *, quiet: bool = True, **answers: Any) -> Path:
+    """Creates a project as `copier copy --defaults --data ...` does, without `--trust`."""
     copier.run_copy(
         str(template),
         target,
         data=answers,
         defaults=True,
-        quiet=True,
+        quiet=quiet,
         unsafe=False,
         settings=copier.Settings(),
     )

@@ -1,12 +1,13 @@
-"""What may be answered, what may not, and what a refusal looks like."""
+"""Which answers are accepted, which are refused, and what a refusal looks like."""
 
 import ast
-import builtins
+import importlib.metadata
 import keyword
 import re
 import shutil
 import subprocess
 import sys
+import textwrap
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +17,15 @@ import copier
 import pytest
 import yaml
 from copier.errors import CopierAnswersInterrupt, CopierError
-from projects import Render, copy
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from projects import REPOSITORY, Render, config, copy
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 COPIER = [sys.executable, "-m", "copier"]
+QUESTIONS = {name: value for name, value in config().items() if not name.startswith("_")}
 
 
 def answers_of(project: Path) -> dict[str, Any]:
@@ -31,34 +35,31 @@ def answers_of(project: Path) -> dict[str, Any]:
 # ---- accepted -----------------------------------------------------------------------------------
 
 NASTY = [
-    "'single' \"double\" `back`",
+    "'single' \"double\" `back` \"\"\"triple\"\"\" '''quotes'''",
     r"back\slash \n \u0041 \\",
     "{{ braces }} {% raw %} {# note #} {{ 7 * 7 }}",
     "# not a comment",
-    "\"\"\"triple\"\"\" '''quotes'''",
     "🐍🚀 naïve Ünïcode 日本語 עברית \u202eright to left",
-    "x" * 200,
     "🚀" * 200,
     "yes",
     "null",
-    "~",
     "1e3",
-    "0x10",
     "2026-01-01",
     "- item",
     "key: value",
     "[1, 2]",
     "&anchor *alias !tag |",
     "<b>markup</b> | table | _emphasis_ [link](x) ${{ secret }} $(id) %s",
-    "Smith, Jane <jane@example.com>",
     " spaces at both ends ",
     "comma, semicolon; trailing backslash\\",
 ]
 
 
 @pytest.mark.parametrize("text", NASTY)
-def test_any_line_of_text_comes_through_unchanged(render: Render, text: str) -> None:
-    project = render(description=text, author=text)
+def test_any_line_of_text_comes_through_unchanged(
+    template: Path, tmp_path: Path, text: str
+) -> None:
+    project = copy(template, tmp_path / "new", description=text, author=text)
     metadata = tomllib.loads((project / "pyproject.toml").read_text())["project"]
     assert metadata["description"] == text
     assert metadata["authors"] == [{"name": text}]
@@ -67,12 +68,6 @@ def test_any_line_of_text_comes_through_unchanged(render: Render, text: str) -> 
     assert f"Copyright (c) {text}\n" in (project / "LICENSE").read_text()
     for path in project.rglob("*.py"):
         ast.parse(path.read_text())
-    lint = subprocess.run(
-        [sys.executable, "-m", "ruff", "check", "--no-cache", "--quiet", project],
-        capture_output=True,
-        text=True,
-    )
-    assert lint.returncode == 0, lint.stdout
 
 
 @pytest.mark.parametrize(
@@ -80,11 +75,9 @@ def test_any_line_of_text_comes_through_unchanged(render: Render, text: str) -> 
     [
         ("my-env", "my_env", "MyEnv"),
         ("cartpole", "cartpole", "CartpoleEnv"),
-        ("x", "x", "XEnv"),
         ("a1-2b", "a1_2b", "A12bEnv"),
-        ("a" * 40, "a" * 40, "A" + "a" * 36 + "Env"),
+        ("a" * 40, "a" * 40, "A" + "a" * 39 + "Env"),
         ("env", "env", "MyEnv"),  # Env itself is Brax's
-        ("pipeline-env", "pipeline_env", "MyPipelineEnv"),
         ("match", "match", "MatchEnv"),  # a soft keyword is a fine name
     ],
 )
@@ -94,7 +87,7 @@ def test_names_follow_the_project(
     rendered = render(project_name=project)
     answers = answers_of(rendered)
     assert (answers["package_name"], answers["env_class"]) == (package, env_class)
-    assert (rendered / "src" / package / "env.py").is_file()
+    assert f"class {env_class}(" in (rendered / "src" / package / "env.py").read_text()
 
 
 @pytest.mark.parametrize(
@@ -104,221 +97,226 @@ def test_names_follow_the_project(
         {"vector_size": "1", "action_size": "1", "episode_length": "2"},
         {"observation": "hybrid", "image_shape": "256x1x16"},
         {"observation": "hybrid", "image_shape": "1x256x1"},
-        {"license": "none"},
-        {"package_name": "p_", "env_class": "E"},
+        {"package_name": "p_", "env_class": "E", "license": "none"},
     ],
 )
-def test_the_ends_of_each_range_are_in_it(render: Render, answers: dict[str, Any]) -> None:
-    stored = answers_of(render(**answers))
-    assert {name: str(stored[name]) for name in answers} == {
-        name: str(value) for name, value in answers.items()
-    }
-
-
-@pytest.mark.parametrize(
-    ("observation", "actions", "sizes"),
-    [
-        ("vector", "continuous", (2, 2)),
-        ("vector", "discrete", (2, 4)),
-        ("hybrid", "continuous", (16, 2)),
-        ("hybrid", "discrete", (16, 4)),
-    ],
-)
-def test_default_sizes_suit_the_kind(
-    render: Render, observation: str, actions: str, sizes: tuple[int, int]
-) -> None:
-    answers = answers_of(render(observation=observation, actions=actions))
-    assert (answers["vector_size"], answers["action_size"]) == sizes
-    assert ("image_shape" in answers) == (observation == "hybrid")
+def test_the_ends_of_each_range_are_accepted(render: Render, answers: dict[str, Any]) -> None:
+    (package,) = (render(**answers) / "src").iterdir()
+    code = (package / "env.py").read_text() + (package / "config.py").read_text()
+    for name in ("vector_size", "action_size", "episode_length", "image_shape"):
+        for number in str(answers.get(name, "")).split("x"):
+            assert re.search(rf"\b{number}\b", code.replace("_", "")), name
 
 
 # ---- refused ------------------------------------------------------------------------------------
 
-LINE_BREAKS = ["\n", "\r", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"]
-CONTROLS = ["\0", "\t", "\x1b", "\x7f", "\x9f", "\ud800"]
+CONTROLS = ["\n", "\r", "\x0b", "\x85", "\u2028", "\0", "\t", "\x7f", "\ud800"]
 PATHS = ["../x", "a/b", "/etc", ".git", ".", "..", "~", "a\\b", "C:x"]
 # fmt: off
 WORDS = ["", " ", "my env", " x", "x ", "1st", "9", "-x", "_x", "naïve", "日本", "x!", "{{ x }}"]
 NOT_SIZES: list[Any] = [
-    "", " ", "0", "-1", "+1", "01", " 1", "1\n", "1_0", "1.5", "1.0", "1e3", "0x1", "10" * 15,
-    "nan", "inf", "true", "None", "x", "٣", "½", 0, -1, 1.5, 10**30, float("nan"), True, None, [1],
+    "", " ", "0", "-1", "+1", "01", "1\n", "1_0", "1.5", "1.0", "1e3", "10" * 15, "nan", "true",
+    "x", "٣", 0, -1, 1.5, 10**30, float("nan"), True, None, [1],
 ]
-STANDARD = ["json", "os", "random", "typing", "site", "test", "types"]
-IMPORTED = [
-    "jax", "jaxlib", "brax", "flax", "optax", "numpy", "tyro", "rich", "matplotlib", "pil",
-    "pillow", "mujoco", "scipy", "orbax", "pytest", "wandb", "copier",
-]
-FOLDERS = ["tests", "src", "kit", "runs", "build", "dist"]
+TAKEN = ["json", "turtle", "jax", "brax", "numpy", "pil", "pillow", "pytest", "tests", "conftest"]
 
 REFUSED: dict[str, Sequence[Any]] = {
     "project_name": [
-        *WORDS, *PATHS, *STANDARD, *IMPORTED, *FOLDERS, "class", "My-Env", "my_env", "my--env",
-        "my-", "x" * 41, "x\n", "ml-collections", 3, True, None, ["x"],
+        *WORDS, *PATHS, *TAKEN, "class", "My-Env", "my_env", "my--env", "my-", "x" * 41, "x\n",
+        "ml-dtypes", 3, True, None, ["x"],
     ],
     "package_name": [
-        *WORDS, *PATHS, *STANDARD, *IMPORTED, *FOLDERS, *keyword.kwlist, "My", "my-env", "x" * 41,
-        "x\n", "x.y", "__init__", 3, None,
+        *WORDS, *PATHS, *TAKEN, "class", "My", "my-env", "x" * 41, "x\n", "x.y", "__init__", 3,
+        None,
     ],
     "env_class": [
-        *WORDS, *PATHS, "myEnv", "My_Env", "My-Env", "X" * 41, "MyEnv\n", "Éa", "None", "True",
-        "Env", "State", "Any", "Config", "PointState", "Exception", "ValueError", None,
+        *WORDS, *PATHS, "myEnv", "My_Env", "My-Env", "X" * 44, "MyEnv\n", "Éa", "None", "Env",
+        "State", "Task", None,
     ],
     "vector_size": [*NOT_SIZES, 65537],
     "action_size": [*NOT_SIZES, 1025],
     "episode_length": [*NOT_SIZES, 1, 1_000_001],
     "image_shape": [
         "", "32", "32x32", "32x32x3x1", "x32x3", "32X32X3", "32*32*3", "32 x 32 x 3", "0x1x1",
-        "1x0x1", "1x1x0", "257x1x1", "1x257x1", "1x1x17", "-1x1x1", "1.5x1x1", "1x1x1\n", "01x1x1",
-        "nanx1x1", "axbxc", "(32, 32, 3)", "9" * 30 + "x1x1", [32, 32, 3], None,
+        "1x0x1", "1x1x0", "257x1x1", "1x257x1", "1x1x17", "-1x1x1", "1x1x1\n", "01x1x1", "axbxc",
+        "(32, 32, 3)", "9" * 30 + "x1x1", [32, 32, 3], None,
     ],
-    "observation": ["", "image", "Vector", "vector\n", "vector,hybrid", 1, None],
-    "actions": ["", "box", "Discrete", "discrete ", None],
+    "observation": ["", "image", "Vector", "vector\n", 1, None],
+    "actions": ["", "box", "Discrete", "discrete ", "multi-discrete", None],
     "license": ["", "GPL-3.0", "mit", "None", None],
     "description": ["", " ", "\u3000", "x" * 201, None, ["x"], {"x": "y"}],
     "author": ["", " ", "x" * 201, None],
-    "vector-size": [3],  # a slip of the pen, which copier by itself would overlook
+    "vector-size": [3],  # a typing error, which copier by itself would ignore
 }
 # fmt: on
 for _name in ("project_name", "package_name", "env_class", "description", "author"):
-    REFUSED[_name] = [*REFUSED[_name], *(f"A{c}b" for c in LINE_BREAKS + CONTROLS)]
+    REFUSED[_name] = [*REFUSED[_name], *(f"A{c}b" for c in CONTROLS)]
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_with_one_sentence_and_nothing_left(
-    template: Path, tmp_path: Path, name: str
+    template: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     for number, value in enumerate(REFUSED[name]):
-        target = tmp_path / "new" if number else tmp_path  # there may be an empty folder, or none
-        with pytest.raises(CopierError) as refusal:
-            copy(template, target, **{name: value})
-        assert re.search(rf"'{name} has to be [^\n]+\.'$", str(refusal.value)), value
+        target = tmp_path / "new" if number else tmp_path  # a new folder, or an empty one
+        with pytest.raises(CopierError):
+            copy(template, target, quiet=False, **{name: value})
+        sentence = capsys.readouterr().err
+        assert re.fullmatch(rf"{name} (must|is not a question)[^\n]+\.\n", sentence), value
         assert list(tmp_path.iterdir()) == [], f"{name}={value!r} left something behind"
 
 
 def test_what_is_not_asked_is_checked_as_well(template: Path, tmp_path: Path) -> None:
-    """copier takes answers that it wouldn't have asked for, and derives paths from them."""
-    with pytest.raises(CopierError, match="image_shape has to be"):
+    with pytest.raises(CopierError):
         copy(template, tmp_path / "new", observation="vector", image_shape="../..")
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "data",
-    ["action_size=0", "package_name=class", "vector_size=1.5", "author=a\nb", "observation=image"],
-)
-def test_a_refusal_on_the_command_line(template: Path, tmp_path: Path, data: str) -> None:
+@pytest.mark.parametrize("way", ["--data", "--data-file"])
+def test_a_refusal_on_the_command_line(template: Path, tmp_path: Path, way: str) -> None:
+    """Copier adds a line of its own, the error that stops it."""
+    data = tmp_path / "data.yml"
+    data.write_text("vector_size: 1.5\n")
+    option = "vector_size=1.5" if way == "--data" else data
     result = subprocess.run(
-        [*COPIER, "copy", "--defaults", "--data", data, template, tmp_path / "new"],
+        [*COPIER, "copy", "--defaults", way, option, template, tmp_path / "new"],
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
     )
     assert result.returncode == 1
-    (line,) = (result.stdout + result.stderr).strip().splitlines()
-    assert f"{data.split('=')[0]} has to be " in line
-    assert list(tmp_path.iterdir()) == []
+    assert (result.stdout + result.stderr).splitlines() == [
+        "vector_size must be a whole number from 1 to 65536.",
+        "'valid_answers' is undefined",
+    ]
+    assert not (tmp_path / "new").exists()
 
 
 # ---- names that mean something else -------------------------------------------------------------
 
-
-def test_no_package_may_hide_what_a_project_imports(render: Render) -> None:
-    project = render(observation="hybrid", actions="discrete")
-    lines = "\n".join(path.read_text() for path in project.rglob("*.py"))
-    imported = set(re.findall(r"^\s*(?:from|import) (\w+)", lines, re.M)) - {"my_env", "__future__"}
-    assert {"jax", "brax", "dataclasses"} <= imported
-    assert {name.lower() for name in imported} <= taken("taken")
+TAKEN_FILE = REPOSITORY / "questions/taken.txt"
 
 
-def test_no_package_may_hide_a_dependency(render: Render) -> None:
-    config = tomllib.loads((render() / "pyproject.toml").read_text())
-    required = config["project"]["dependencies"] + config["dependency-groups"]["dev"]
-    required += config["build-system"]["requires"]
-    names = {re.split(r"[^\w-]", line)[0].replace("-", "_") for line in required}
-    assert names <= taken("taken")
+def test_no_package_hides_a_module(render: Render, pytestconfig: pytest.Config) -> None:
+    """taken.txt has all names that mean something else where a project is used.
+
+    It may have more: other versions of Python and of the packages have other modules.
+    """
+    words = python_names() | names_of_packages(render()) | {"src", "tests"}
+    words |= {path.stem for path in render().glob("tests/*.py")}
+    words = {word for word in words if re.fullmatch("[a-z][a-z0-9_]*", word)}
+    taken = set(TAKEN_FILE.read_text().split())
+    if pytestconfig.getoption("rewrite"):
+        lines = textwrap.wrap(" ".join(sorted(taken | words)), 100)
+        TAKEN_FILE.write_text("\n".join(lines) + "\n")
+    else:
+        assert words <= taken, "Is this right? Then run it with --rewrite."
 
 
-def test_no_package_may_hide_the_standard_library() -> None:
-    modules = {name for name in sys.stdlib_module_names if re.fullmatch("[a-z][a-z0-9_]*", name)}
-    assert modules | {word for word in keyword.kwlist if word.islower()} <= taken("taken")
+def python_names() -> set[str]:
+    return {*sys.stdlib_module_names, *keyword.kwlist, "python", "pip", "uv"}
 
 
-def test_no_class_may_hide_what_stands_beside_it(render: Render) -> None:
-    names = {name for name in dir(builtins) if name not in ("EnvironmentError", "IOError")}
-    for observation in ("vector", "hybrid"):
-        for path in render(observation=observation, actions="discrete").rglob("*.py"):
+def names_of_packages(project: Path) -> set[str]:
+    """Modules, commands and names of all packages that are installed with a project."""
+    pyproject = tomllib.loads((project / "pyproject.toml").read_text())
+    wanted = pyproject["project"]["dependencies"] + pyproject["dependency-groups"]["dev"]
+    found: set[str] = set()
+    while wanted:
+        requirement = Requirement(wanted.pop())
+        name = canonicalize_name(requirement.name)
+        if name in found or not (requirement.marker is None or requirement.marker.evaluate()):
+            continue
+        try:
+            distribution = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:  # an optional one
+            continue
+        found.add(name)
+        wanted += distribution.requires or []
+    modules = {
+        module
+        for module, owners in importlib.metadata.packages_distributions().items()
+        if found & {canonicalize_name(owner) for owner in owners}
+    }
+    commands = {
+        script.name
+        for script in importlib.metadata.entry_points(group="console_scripts")
+        if script.dist and canonicalize_name(script.dist.name) in found
+    }
+    return {name.replace("-", "_").lower() for name in found | modules | commands}
+
+
+def test_no_class_hides_what_the_project_uses(render: Render) -> None:
+    names = {"None", "True", "False"}
+    for answers in ({}, {"observation": "hybrid", "actions": "multi_discrete"}):
+        for path in render(**answers).rglob("*.py"):
             if "MyEnv" in (code := path.read_text()):
                 for node in ast.walk(ast.parse(code)):
                     names |= {str(getattr(node, part, "")) for part in ("id", "name")}
-    names = {name for name in names if re.fullmatch("[A-Z][A-Za-z0-9]*", name)}
-    assert names - {"MyEnv"} <= taken("taken_classes")
-
-
-def taken(variable: str) -> set[str]:
-    """The words of a list in answers.jinja."""
-    source = (Path(__file__).parent.parent / "answers.jinja").read_text()
-    found = re.search(rf'set {variable} = """(.*?)"""', source, re.S)
-    assert found
-    return set(found[1].split())
+    names = {name for name in names if re.fullmatch("[A-Z][A-Za-z0-9]*", name)} - {"MyEnv"}
+    rules = (REPOSITORY / "questions/rules.jinja").read_text()
+    (taken,) = re.findall(r"set taken_classes = (\[.*?\])", rules, re.S)
+    assert names <= set(ast.literal_eval(taken))
 
 
 # ---- the questions as they are asked ------------------------------------------------------------
 
 DOWN = "\x1b[B"
+CLEAR = "\x05\x15"  # to the end of the line, then delete to its start
 
 
-def answer(template: Path, target: Path, keys: str) -> dict[str, Any]:
-    """Answers the questions by typing; an error when there is one more than was answered."""
+def answer(template: Path, target: Path, keys: str) -> Path:
+    """Types the answers; an error if there are more questions."""
     with create_pipe_input() as pipe, create_app_session(input=pipe, output=DummyOutput()):
-        pipe.send_text(keys + "\x03")  # Ctrl-C: whoever asks for more is stopped
+        pipe.send_text(keys + "\x03")  # Ctrl-C
         copier.run_copy(str(template), target, quiet=True, settings=copier.Settings())
-    return answers_of(target)
+    return target
 
 
 @pytest.mark.parametrize(
-    ("keys", "asked"), [("\r" * 9, 9), ("\r" * 5 + DOWN + "\r" * 5, 10)], ids=["vector", "hybrid"]
+    ("keys", "asked"), [("\r" * 9, 9), ("\r" * 4 + DOWN + "\r" * 6, 10)], ids=["vector", "hybrid"]
 )
 def test_at_most_ten_questions(template: Path, tmp_path: Path, keys: str, asked: int) -> None:
-    assert asked <= 10
-    answers = answer(template, tmp_path / "new", keys)
-    assert answers["observation"] == ("hybrid" if DOWN in keys else "vector")
+    assert keys.count("\r") == asked <= 10
+    project = answer(template, tmp_path / "new", keys)
+    assert (project / "src/my_env/encoder.py").exists() == (asked == 10)
     with pytest.raises(CopierAnswersInterrupt):
         answer(template, tmp_path / "fewer", keys.removesuffix("\r"))
 
 
-def test_each_question_has_one_sentence_of_help() -> None:
-    copier_yml = yaml.safe_load((Path(__file__).parent.parent / "copier.yml").read_text())
-    questions = {k: v for k, v in copier_yml.items() if not k.startswith("_")}
-    assert questions.pop("before")["when"] is False  # computed, never asked
-    assert len(questions) == 12
-    for name, question in questions.items():
+def test_each_question_has_help_a_rule_and_a_place_in_the_readme() -> None:
+    rules = (REPOSITORY / "questions/rules.jinja").read_text()
+    readme = (REPOSITORY / "README.md").read_text()
+    for name, question in QUESTIONS.items():
         assert question["help"].endswith("?"), name
         assert question["help"].count("?") == 1, name
         assert "default" in question, name
+        assert f'"{name}": [' in rules, name
+        assert f"`{name}`" in readme, name
 
 
-def test_validated_as_typed(template: Path, tmp_path: Path) -> None:
-    clear = "\x05\x15"  # to the end of the line, delete to its start
+def test_typed_answers_are_validated(template: Path, tmp_path: Path) -> None:
     typed = [
-        f"{clear}json\r{clear}cart-pole\r",  # refused, so it stands there until it is mended
-        f"{clear}class\r{clear}../x\r{clear}pole\r",
-        f"{clear}Env\r{clear}Pole\r",
-        f'{clear}A "quoted" {{{{ name }}}}\r',
+        f"{CLEAR}json\r{CLEAR}cart-pole\r",  # refused, so it is asked again
+        f"{CLEAR}class\r{CLEAR}../x\r{CLEAR}pole\r",
+        f"{CLEAR}Env\r{CLEAR}Pole\r",
         "\r\r",
-        f"{clear}0\r{clear}1.5\r{clear}7\r",
+        f"{CLEAR}0\r{CLEAR}1.5\r{CLEAR}7\r",
         DOWN + "\r",
-        f"{clear}1025\r{clear}3\r",
+        f"{CLEAR}1025\r{CLEAR}3\r",
+        f"{CLEAR}1\r{CLEAR}60\r",
     ]
-    answers = answer(template, tmp_path / "new", "".join(typed))
+    project = answer(template, tmp_path / "new", "".join(typed))
+    answers = answers_of(project)
     assert answers["project_name"] == "cart-pole"
-    assert answers["package_name"] == "pole"
-    assert answers["env_class"] == "Pole"
-    assert answers["author"] == 'A "quoted" {{ name }}'
-    assert (answers["vector_size"], answers["actions"], answers["action_size"]) == (
-        7,
-        "discrete",
-        3,
-    )
+    assert (answers["package_name"], answers["env_class"]) == ("pole", "Pole")
+    same = {"vector_size": 7, "actions": "discrete", "action_size": 3, "episode_length": 60}
+    names = {"project_name": "cart-pole", "package_name": "pole", "env_class": "Pole"}
+    expected = copy(template, tmp_path / "expected", **names, **same)
+    for name in ("env.py", "config.py"):
+        assert (project / "src/pole" / name).read_text() == (
+            expected / "src/pole" / name
+        ).read_text()
 
 
 def test_unattended_with_the_next_two_commands(template: Path, tmp_path: Path) -> None:
@@ -335,7 +333,7 @@ def test_unattended_with_the_next_two_commands(template: Path, tmp_path: Path) -
     assert answers_of(target)["env_class"] == "CartPoleEnv"
 
 
-def test_litter_in_the_template_is_not_copied(template: Path, tmp_path: Path) -> None:
+def test_files_of_other_tools_are_not_copied(template: Path, tmp_path: Path) -> None:
     littered = tmp_path / "littered"
     shutil.copytree(template, littered)
     package = littered / "template/src/{{package_name}}"

@@ -1,11 +1,11 @@
-"""Two projects as the template makes them, kept so that a change to it shows in its diff.
+"""Two projects, kept in tests/golden so that a commit shows what it changes in projects.
 
-Only what Jinja had a hand in is kept: all else is the template's own, file by file. And of the
-second project, only what is not as in the first. After a change
+Kept is what Jinja changes: all other files are copies of the template's. Of the second project only
+the files that differ from the first one are kept. After a change to the template
 
     pytest tests/test_golden.py --rewrite
 
-writes them anew, for `git diff` to show.
+rewrites them, and `git diff` shows the difference.
 """
 
 import difflib
@@ -18,48 +18,46 @@ import pytest
 from projects import Render
 
 GOLDEN = Path(__file__).parent / "golden"
-KINDS: dict[str, dict[str, Any]] = {
-    "vector-continuous": {},
-    "hybrid-discrete": {"observation": "hybrid", "actions": "discrete"},
-}
-FIRST = "vector-continuous"
+FIRST: dict[str, Any] = {}
+SECOND: dict[str, Any] = {"observation": "hybrid", "actions": "multi_discrete"}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_made_again_it_is_the_same(
-    render: Render, template: Path, kind: str, pytestconfig: pytest.Config
-) -> None:
-    kept, made = GOLDEN / kind, made_by_jinja(render(**KINDS[kind]), template / "template")
-    if kind != FIRST:
-        first = made_by_jinja(render(**KINDS[FIRST]), template / "template")
-        made = {name: text for name, text in made.items() if text != first.get(name)}
+def test_the_golden_projects(render: Render, template: Path, pytestconfig: pytest.Config) -> None:
+    first, second = (
+        rendered(render(**answers), template / "template") for answers in (FIRST, SECOND)
+    )
+    second = {name: text for name, text in second.items() if text != first.get(name)}
+    made = {
+        **{f"vector-continuous/{name}": text for name, text in first.items()},
+        **{f"hybrid-multi_discrete/{name}": text for name, text in second.items()},
+    }
     if pytestconfig.getoption("rewrite"):
-        shutil.rmtree(kept, ignore_errors=True)
+        shutil.rmtree(GOLDEN, ignore_errors=True)
         for name, text in made.items():
-            (kept / name).parent.mkdir(parents=True, exist_ok=True)
-            (kept / name).write_text(text)
-    golden = {
-        path.relative_to(kept).as_posix(): path.read_text()
-        for path in kept.rglob("*")
-        if path.is_file() and "_cache" not in str(path.relative_to(kept))
+            (GOLDEN / name).parent.mkdir(parents=True, exist_ok=True)
+            (GOLDEN / name).write_text(text)
+    kept = {
+        path.relative_to(GOLDEN).as_posix(): path.read_text()
+        for path in GOLDEN.rglob("*")
+        if path.is_file() and "_cache" not in str(path.relative_to(GOLDEN))
     }
     diff: list[str] = []
-    for name in sorted(golden.keys() | made.keys()):
-        old, new = (files.get(name, "").splitlines() for files in (golden, made))
+    for name in sorted(kept.keys() | made.keys()):
+        old, new = (files.get(name, "").splitlines() for files in (kept, made))
         diff += difflib.unified_diff(old, new, f"kept/{name}", f"made/{name}", lineterm="")
     if diff:
-        pytest.fail("\n".join([*diff, "", "As meant? Then --rewrite."]), pytrace=False)
+        pytest.fail("\n".join([*diff, "", "Is this right? Then run it with --rewrite."]), False)
 
 
-def made_by_jinja(project: Path, template: Path) -> dict[str, str]:
-    """The project's files that are not files of the template, as text."""
+def rendered(project: Path, template: Path) -> dict[str, str]:
+    """The files of a project that are not copies of the template's, without LICENSE."""
     plain = {path.read_bytes() for path in template.rglob("*") if path.is_file()}
-    made = {
+    texts = {
         path.relative_to(project).as_posix(): path.read_text()
         for path in project.rglob("*")
-        if path.is_file() and path.read_bytes() not in plain
+        if path.is_file() and path.read_bytes() not in plain and path.name != "LICENSE"
     }
-    # Where the template lies is another place each time.
+    # The template's folder is another one each time.
     answers = ".copier-answers.yml"
-    made[answers] = re.sub(r"^_(src_path|commit): .*\n", "", made[answers], flags=re.M)
-    return made
+    texts[answers] = re.sub(r"^_(src_path|commit): .*\n", "", texts[answers], flags=re.M)
+    return texts

@@ -1,4 +1,4 @@
-"""What runs when a project crosses a version that needs more than an update."""
+"""The scripts that an update runs when it reaches a version that needs one."""
 
 import ast
 import os
@@ -26,18 +26,18 @@ _migrations:
 
 
 def moved(root: Path) -> None:
-    """The file has another name, and another first number."""
+    """The file has a new name, and its first number is written differently."""
     versions.kit_renamed(root)
     replace(root / versions.PACKAGE / "kit/renamed.py", "ONE = 1", "ONE = 1.0")
     with (root / "copier.yml").open("a") as copier_yml:
         copier_yml.write(MIGRATION)
 
 
-def test_an_edit_goes_with_its_file(made: Versions, project: Path) -> None:
+def test_an_edit_goes_with_its_file(history: Versions, project: Path) -> None:
     replace(project / SPARE, "FOUR = 4", "FOUR = 44")
     commit(project)
     mine = files(project)
-    update(project, to=made.with_changes(moved), trust=True)
+    update(project, to=history.with_changes(moved), trust=True)
     assert not (project / SPARE).exists()
     text = (project / RENAMED).read_text()
     assert text.endswith("ONE = 1.0\nTWO = 2\nTHREE = 3\nFOUR = 44\n")
@@ -45,58 +45,56 @@ def test_an_edit_goes_with_its_file(made: Versions, project: Path) -> None:
     assert {name: mine.get(name) for name in YOURS} == {
         name: files(project).get(name) for name in YOURS
     }
-    run_again(made, project)
+    run_again(history, project)
     assert (project / RENAMED).read_text() == text
 
 
-def test_without_an_edit_it_is_the_template_s(made: Versions, project: Path) -> None:
-    update(project, to=made.with_changes(moved), trust=True)
+def test_without_an_edit_nothing_is_merged(history: Versions, project: Path) -> None:
+    update(project, to=history.with_changes(moved), trust=True)
     assert (project / RENAMED).read_text().endswith("ONE = 1.0\nTWO = 2\nTHREE = 3\nFOUR = 4\n")
-    run_again(made, project)
+    run_again(history, project)
     assert (project / RENAMED).read_text().endswith("ONE = 1.0\nTWO = 2\nTHREE = 3\nFOUR = 4\n")
 
 
-def test_where_both_changed_it_both_are_marked(
-    made: Versions, project: Path, capfd: pytest.CaptureFixture[str]
+def test_a_conflict_is_marked(
+    history: Versions, project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     replace(project / SPARE, "ONE = 1", "ONE = 111")
     commit(project)
-    update(project, to=made.with_changes(moved), trust=True)
+    update(project, to=history.with_changes(moved), trust=True)
     text = (project / RENAMED).read_text()
     assert "<<<<<<< after updating\nONE = 1.0\n" in text
     assert "ONE = 111\n>>>>>>> before updating\n" in text
-    assert "collides with kit/renamed.py" in capfd.readouterr().out
+    assert "conflict with kit/renamed.py" in capfd.readouterr().out
 
 
-def test_what_was_deleted_is_no_trouble(made: Versions, project: Path) -> None:
+def test_a_deleted_file(history: Versions, project: Path) -> None:
     (project / SPARE).unlink()
     commit(project)
-    update(project, to=made.with_changes(moved), trust=True)
+    update(project, to=history.with_changes(moved), trust=True)
     assert (project / RENAMED).is_file()
 
 
-def test_a_name_that_never_was_is_said(
-    made: Versions, project: Path, capfd: pytest.CaptureFixture[str]
+def test_a_file_that_the_template_never_had(
+    history: Versions, project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """As where a file has Jinja in it, so that the template's history has no such text."""
+    """Such as a file with Jinja in it: the template's history has no file of that name."""
     (project / "src/my_env/kit/mine.py").write_text("MINE = 1\n")
     commit(project)
     before = files(project)
-    run_again(made, project, "mine", "spare")
+    run_again(history, project, "mine", "spare")
     assert "git show HEAD:./src/my_env/kit/mine.py" in capfd.readouterr().out
     assert files(project) == before
 
 
-def test_trust_is_asked_for_only_where_that_version_is_crossed(
-    made: Versions, project: Path
-) -> None:
-    tag = made.with_changes(moved)
+def test_trust_is_needed_for_that_version_only(history: Versions, project: Path) -> None:
+    tag = history.with_changes(moved)
     with pytest.raises(UnsafeTemplateError):
         update(project, to=tag)
     assert git(project, "status", "--porcelain") == ""
     update(project, to=tag, trust=True)
     commit(project)
-    update(project, to=tag, vector_size=3)
+    update(project, to=tag)
 
 
 @pytest.mark.parametrize("hook", sorted(HOOKS.glob("*.py")), ids=lambda hook: hook.name)
@@ -108,8 +106,8 @@ def test_only_the_standard_library(hook: Path) -> None:
             assert (node.module or "").split(".")[0] in sys.stdlib_module_names
 
 
-def run_again(made: Versions, project: Path, old: str = "spare", new: str = "renamed") -> None:
-    command = [sys.executable, str(made.repository / "hooks/moved.py")]
+def run_again(history: Versions, project: Path, old: str = "spare", new: str = "renamed") -> None:
+    command = [sys.executable, str(history.repository / "hooks/moved.py")]
     subprocess.run(
         [*command, "my_env", f"kit/{old}.py", f"kit/{new}.py"],
         cwd=project,

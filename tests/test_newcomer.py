@@ -1,4 +1,4 @@
-"""What README.md and pyproject.toml promise to someone who has only Python and pip."""
+"""The commands of README.md, run by someone who has only Python, pip and git."""
 
 import os
 import re
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The repository as git would clone it, if there is a git."""
+    """The repository as git would clone it."""
     repository = snapshot(tmp_path_factory.mktemp("newcomer") / "copier-brax-env")
     if shutil.which("git"):
         identity = ["-c", "user.name=n", "-c", "user.email=n@example.com"]
@@ -28,10 +28,10 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment with Python, the system's commands and nothing that was installed since."""
+    """Environment variables with which only Python and the system's commands are found."""
     folder = tmp_path_factory.mktemp("bin")
     base = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
-    # Not a link, from which Python might take the folder for its home.
+    # Not a link: Python would look for its library beside it.
     (folder / "python3").write_text(f'#!/bin/sh\nexec "{base}" "$@"\n')
     (folder / "python3").chmod(0o755)
     kept = {
@@ -63,12 +63,12 @@ def shell(command: str, cwd: Path, env: dict[str, str]) -> str:
 
 @pytest.fixture(scope="module")
 def project(clone: Path, bare: dict[str, str]) -> Path:
-    """What the README's first command makes."""
+    """Created by the README's first command."""
     shell(readme.command("scaffold"), clone, bare)
     return clone.parent / "my-env"
 
 
-def test_the_readme_s_first_command_makes_a_project_and_trains_it(project: Path) -> None:
+def test_the_readme_s_first_command_creates_a_project_and_trains_it(project: Path) -> None:
     (run,) = (project / "runs").iterdir()
     assert (run / "config.json").is_file()
     assert (run / "learning_curve.png").is_file()
@@ -77,7 +77,7 @@ def test_the_readme_s_first_command_makes_a_project_and_trains_it(project: Path)
 def test_what_the_project_s_ci_would_run_passes(
     project: Path, clone: Path, bare: dict[str, str]
 ) -> None:
-    """Its tests run elsewhere; here they are found."""
+    """Except for its tests, which run elsewhere and are only collected here."""
     workflow = (project / ".github" / "workflows" / "ci.yml").read_text()
     commands = re.findall(r"run: (uv .*)", workflow)
     assert len(commands) == 4
@@ -90,19 +90,19 @@ def test_what_the_project_s_ci_would_run_passes(
 
 
 def test_the_readme_s_second_command_finds_the_tests(clone: Path, bare: dict[str, str]) -> None:
-    """It is what runs this test, so here it only collects."""
+    """The command runs this test too, so here it only collects."""
     output = shell(
         readme.command("tests"), clone, bare | {"PYTEST_ADDOPTS": "--collect-only --quiet"}
     )
     assert "tests/test_newcomer.py::" in output
-    assert "tests/test_generated.py::" in output
+    assert "tests/test_render.py::" in output
 
 
 @pytest.mark.parametrize("resolution", ["lowest-direct", "highest"])
 def test_its_tests_pass_with_what_it_says_it_needs(
     render: Render, tmp_path: Path, bare: dict[str, str], resolution: str
 ) -> None:
-    """In an environment with nothing else: the oldest versions that it allows, then the newest."""
+    """With the oldest versions that pyproject.toml allows, then with the newest."""
     lowest = resolution == "lowest-direct"
     project = render(observation="hybrid", actions="discrete" if lowest else "continuous")
     tests = tomllib.loads((project / "pyproject.toml").read_text())["dependency-groups"]["dev"]
@@ -115,7 +115,7 @@ def test_its_tests_pass_with_what_it_says_it_needs(
         project,
         bare,
     )
-    # From the installed package, as a user of it would.
+    # The installed package, not the one in src/.
     output = shell(
         f"{environment}/bin/python -m pytest -p no:cacheprovider -o pythonpath=", project, bare
     )

@@ -1,4 +1,4 @@
-"""Projects of every kind, size and name: complete, clean and well-formed before anything runs."""
+"""Projects of every kind and of many names: complete, well formed, clean for linter and mypy."""
 
 import ast
 import os
@@ -6,18 +6,19 @@ import re
 import subprocess
 import sys
 import tomllib
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
-from projects import Render
+from projects import REPOSITORY, Render, yours
 
-FILES = [
+OURS = "From the template: changes of yours are kept, `copier update` merges new versions in."
+FILES = {  # besides kit/
     ".copier-answers.yml",
     ".gitattributes",
     ".github/workflows/ci.yml",
     ".gitignore",
+    "AGENTS.md",
     "LICENSE",
     "README.md",
     "pyproject.toml",
@@ -25,58 +26,50 @@ FILES = [
     "src/*/__main__.py",
     "src/*/config.py",
     "src/*/env.py",
-    "src/*/kit/__init__.py",
-    "src/*/kit/check.py",
-    "src/*/kit/checking/__init__.py",
-    "src/*/kit/checking/jaxprs.py",
-    "src/*/kit/checking/rules.py",
-    "src/*/kit/checking/running.py",
-    "src/*/kit/checking/seen.py",
-    "src/*/kit/checking/tracing.py",
-    "src/*/kit/networks.py",
-    "src/*/kit/ppo.py",
-    "src/*/kit/rollout.py",
-    "src/*/kit/runs.py",
-    "src/*/kit/train.py",
-    "src/*/kit/wrappers.py",
-    "src/*/spec.py",
+    "src/*/py.typed",
     "tests/conftest.py",
     "tests/test_contract.py",
     "tests/test_env.py",
-    "tests/test_kit.py",
+    "tests/test_training.py",
+}
+# Each kind once, and among them the smallest and largest sizes, the longest names and all licences.
+# No two packages have the same name, so that one run of mypy can check all.
+SMALL = {"vector_size": 1, "action_size": 1, "image_shape": "1x1x1", "episode_length": 2}
+LARGE = {"vector_size": 65536, "action_size": 1024, "image_shape": "256x255x16"}
+MATRIX: list[dict[str, Any]] = [
+    {"observation": "vector", "actions": "continuous", "project_name": "a1-2b", "env_class": "A1"},
+    {"observation": "vector", "actions": "discrete", "project_name": "b" * 40, **SMALL},
+    {
+        "observation": "vector",
+        "actions": "multi_discrete",
+        "project_name": "c" * 40,
+        "package_name": "j" + "a" * 39,
+        "env_class": "F" * 43,
+        "license": "BSD-3-Clause",
+        **LARGE,
+    },
+    {"observation": "hybrid", "actions": "continuous", "license": "none", "project_name": "env"},
+    {
+        "observation": "hybrid",
+        "actions": "discrete",
+        "project_name": "config",
+        "license": "Apache-2.0",
+        **LARGE,
+    },
+    {
+        "observation": "hybrid",
+        "actions": "multi_discrete",
+        "project_name": "d" * 40,
+        "package_name": "d",
+        "env_class": "D",
+        **SMALL,
+    },
 ]
 
-SIZES: list[dict[str, Any]] = [
-    {},
-    {"vector_size": 1, "action_size": 1, "image_shape": "1x1x1", "episode_length": 2},
-    {"vector_size": 3, "action_size": 7, "image_shape": "5x9x2", "episode_length": 17},
-    {"vector_size": 65536, "action_size": 1024, "image_shape": "256x255x16"},
-]
-NAMES: list[dict[str, Any]] = [
-    {"project_name": "x"},
-    {"project_name": "b" * 40},
-    {"project_name": "a1-2b", "env_class": "A1"},
-    {"project_name": "match", "package_name": "zz_top__", "env_class": "E" * 40},
-    {"project_name": "c" * 40, "package_name": "j" + "a" * 39, "env_class": "F" * 40},
-    {"project_name": "env"},
-    {"project_name": "k-9", "license": "none"},
-    {"project_name": "spec", "license": "Apache-2.0"},
-    {"project_name": "config", "license": "BSD-3-Clause"},
-    {"project_name": "d" * 40, "package_name": "d", "env_class": "D" * 40},
-    {"project_name": "g", "package_name": "g" * 40, "env_class": "G"},
-]
-MATRIX: dict[str, dict[str, Any]] = {}
-for _observation, _actions in product(("vector", "hybrid"), ("continuous", "discrete")):
-    for _number, _sizes in enumerate(SIZES):
-        _answers = {"observation": _observation, "actions": _actions, **_sizes}
-        # The names in turn; no two packages have the same, so that one run of mypy can see all.
-        _names = dict(enumerate(NAMES)).get(len(MATRIX), {"project_name": f"my-env-{len(MATRIX)}"})
-        MATRIX[f"{_observation}-{_actions}-{_number}"] = _answers | _names
 
-
-@pytest.fixture(params=MATRIX)
+@pytest.fixture(params=MATRIX, ids=lambda answers: f"{answers['observation']}-{answers['actions']}")
 def answers(request: pytest.FixtureRequest) -> dict[str, Any]:
-    return MATRIX[request.param]
+    return request.param
 
 
 def package_of(project: Path) -> Path:
@@ -84,27 +77,31 @@ def package_of(project: Path) -> Path:
     return package
 
 
-def test_the_files_are_the_expected_ones(render: Render, answers: dict[str, Any]) -> None:
+def files_of(project: Path) -> list[Path]:
+    return [p for p in project.rglob("*") if p.is_file() and "_cache" not in str(p)]
+
+
+def test_the_files_are_the_expected_ones(
+    render: Render, template: Path, answers: dict[str, Any]
+) -> None:
     project = render(**answers)
     package = package_of(project).name
+    kit = template / "template/src/{{package_name}}"
     expected = {name.replace("*", package) for name in FILES}
+    expected |= {f"src/{package}/{p.relative_to(kit)}" for p in kit.glob("kit/**/*.py")}
     if answers["observation"] == "hybrid":
         expected.add(f"src/{package}/encoder.py")
     if answers.get("license") == "none":
         expected.remove("LICENSE")
-    found = {str(p.relative_to(project)) for p in project.rglob("*") if p.is_file()}
-    assert {name for name in found if "_cache" not in name} == expected
+    assert {path.relative_to(project).as_posix() for path in files_of(project)} == expected
 
 
 def test_every_file_is_well_formed(render: Render, answers: dict[str, Any]) -> None:
-    project = render(**answers)
-    for path in project.rglob("*"):
-        if not path.is_file() or "_cache" in str(path):
-            continue
+    for path in files_of(render(**answers)):
         text = path.read_text()
         jinja = re.findall(r"(?<!\$)\{\{|\{%|\{#", text)
         assert not jinja, f"{path} has Jinja left"
-        assert text.endswith("\n"), f"{path} doesn't end with a line break"
+        assert path.name == "py.typed" or text.endswith("\n"), f"{path} has no last line break"
         assert not text.endswith("\n\n"), f"{path} ends with an empty line"
         assert not re.search(r"\n\n\n\n|[ \t]\n", text), f"{path} has stray blanks"
         if path.suffix == ".py":
@@ -122,48 +119,44 @@ def test_the_metadata_says_what_was_answered(render: Render, answers: dict[str, 
     licence = answers.get("license", "MIT")
     assert metadata.get("license", "none") == licence
     assert ("Private :: Do Not Upload" in metadata.get("classifiers", [])) == (licence == "none")
-    assert {"cuda12", "cuda13", "wandb"} == metadata["optional-dependencies"].keys()
 
 
-def test_the_spec_says_what_was_answered(render: Render, answers: dict[str, Any]) -> None:
-    spec: dict[str, Any] = {}
-    exec((package_of(render(**answers)) / "spec.py").read_text(), spec)
-    hybrid, discrete = answers["observation"] == "hybrid", answers["actions"] == "discrete"
-    assert spec["ACTIONS"] == answers["actions"]
-    assert spec["ACTION_SIZE"] == answers.get("action_size", 4 if discrete else 2)
-    assert spec["VECTOR_SIZE"] == answers.get("vector_size", 16 if hybrid else 2)
-    assert spec["EPISODE_LENGTH"] == answers.get("episode_length", 100)
-    assert ("IMAGE_SHAPE" in spec) == hybrid
-    size = spec["VECTOR_SIZE"]
-    if hybrid:
-        height, width, channels = spec["IMAGE_SHAPE"]
-        assert f"{height}x{width}x{channels}" == answers.get("image_shape", "32x32x3")
-        size += height * width * channels
-    assert spec["OBSERVATION_SIZE"] == size
+def test_the_kit_is_copied_as_it_is(render: Render, template: Path) -> None:
+    kit = template / "template/src/{{package_name}}/kit"
+    copies = package_of(render(**MATRIX[-1])) / "kit"
+    for path in kit.rglob("*"):
+        assert path.suffix in ("", ".py"), f"{path} is not plain Python"
+        if path.is_file():
+            assert (copies / path.relative_to(kit)).read_bytes() == path.read_bytes()
 
 
-def test_what_needs_no_answer_is_copied_as_it_stands(
-    render: Render, template: Path, answers: dict[str, Any]
-) -> None:
-    project, plain = render(**answers), 0
-    for path in (template / "template").rglob("*"):
-        name = str(path.relative_to(template / "template"))
-        if path.is_file() and path.suffix != ".jinja" and "{%" not in name:
-            copy = project / name.replace("{{package_name}}", package_of(project).name)
-            assert copy.read_bytes() == path.read_bytes(), name
-            plain += 1
-    assert plain >= 8
+def test_sizes_and_kinds_are_in_the_user_s_files_only(render: Render) -> None:
+    """An update does not know them, so nothing that it renders may depend on them."""
+    plain = render()
+    other = render(observation="hybrid", actions="multi_discrete", episode_length=17, **LARGE)
+    names = {path.relative_to(plain).as_posix() for path in files_of(plain)}
+    for name in names - yours():
+        assert (plain / name).read_bytes() == (other / name).read_bytes(), name
 
 
-def test_whoever_owns_a_file_is_said_at_its_head(render: Render) -> None:
+def test_each_file_says_whose_it_is(render: Render) -> None:
     project = render(observation="hybrid")
-    yours = {"env.py", "encoder.py", "config.py", "test_env.py"}
-    for path in [*project.rglob("*.py"), *project.glob("*.toml"), *project.rglob("*.yml")]:
-        head = " ".join(path.read_text().split()[:60])
-        owner = (
-            "Yours: `copier update` never" if path.name in yours else "(The template's|Written by)"
-        )
-        assert re.search(owner, head), path.name
+    without_comments = {"README.md", "LICENSE", ".copier-answers.yml", "src/my_env/py.typed"}
+    for path in files_of(project):
+        name = path.relative_to(project).as_posix()
+        head = " ".join(path.read_text().replace("#", " ").split()[:60])
+        if name in without_comments:
+            continue
+        elif name in yours():
+            assert "Yours: `copier update` never touches this file." in head, name
+        else:
+            assert OURS in head, name
+
+
+def test_contributing_lists_the_user_s_files() -> None:
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text()
+    (sentence,) = re.findall(r"The user's files are (.*?)\.\s", text, re.S)
+    assert {name.replace("*", "my_env") for name in re.findall("`(.*?)`", sentence)} == yours()
 
 
 def run(*command: str | Path, **options: Any) -> None:
@@ -178,20 +171,16 @@ def run(*command: str | Path, **options: Any) -> None:
         pytest.fail(result.stdout, pytrace=False)
 
 
-def test_the_linter_has_nothing_to_say(render: Render) -> None:
-    projects = [render(**answers) for answers in MATRIX.values()]
+def test_ruff_finds_nothing(render: Render) -> None:
+    projects = [render(**answers) for answers in MATRIX]
     run("ruff", "check", "--no-cache", "--quiet", *projects)
-
-
-def test_the_formatter_has_nothing_to_change(render: Render) -> None:
-    projects = [render(**answers) for answers in MATRIX.values()]
     run("ruff", "format", "--no-cache", "--quiet", "--diff", *projects)
 
 
-def test_the_type_checker_has_nothing_to_say(render: Render, tmp_path: Path) -> None:
-    """All projects in one run, since mypy spends most of its time on JAX, whatever it checks."""
-    projects = [render(**answers) for answers in MATRIX.values()]
-    # Each src/ is a root of packages; tests are named from the folder above, where they differ.
+def test_mypy_finds_nothing(render: Render, tmp_path: Path) -> None:
+    """All projects in one run: mypy spends most of its time on JAX."""
+    projects = [render(**answers) for answers in MATRIX]
+    # Each src/ is a root of packages. Tests are named from the folder above, so that they differ.
     roots = [projects[0].parent.parent, *(project / "src" for project in projects)]
     run(
         "mypy",

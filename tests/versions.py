@@ -1,4 +1,4 @@
-"""Versions of the template that never were, to update to, and projects that someone worked on."""
+"""Made-up newer versions of the template, for projects to be updated to."""
 
 import os
 import re
@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import copier
+import projects
 import yaml
 
 PACKAGE = "template/src/{{package_name}}"
+YOURS = projects.yours()  # in a project called my-env
 
 # Whoever runs the tests may have no name, a signing key or hooks in the settings of git.
 GIT = {
@@ -20,17 +22,6 @@ GIT = {
     "GIT_TEMPLATE_DIR": "",
     **{f"GIT_{who}_NAME": "n" for who in ("AUTHOR", "COMMITTER")},
     **{f"GIT_{who}_EMAIL": "n@example.com" for who in ("AUTHOR", "COMMITTER")},
-}
-
-
-# What an update never touches, in a project called my-env.
-YOURS = {
-    "LICENSE",
-    "README.md",
-    "src/my_env/config.py",
-    "src/my_env/encoder.py",
-    "src/my_env/env.py",
-    "tests/test_env.py",
 }
 
 
@@ -49,12 +40,16 @@ def commit(folder: Path, message: str = "Work") -> None:
 
 def replace(path: Path, old: str, new: str) -> None:
     text = path.read_text()
-    assert old in text, f"{path} has no {old!r} any more; the tests need another"
+    assert old in text, f"{path} no longer contains {old!r}, which the tests replace"
     path.write_text(text.replace(old, new, 1))
 
 
+def append(path: Path, text: str) -> None:
+    path.write_text(path.read_text() + text)
+
+
 def files(folder: Path) -> dict[str, bytes]:
-    """What is in a project, by name; what git ignores and git itself left out."""
+    """All files of a project by name, except git's own."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -67,7 +62,7 @@ def answers_of(project: Path) -> dict[str, Any]:
 
 
 def changed(project: Path) -> set[str]:
-    """What is not as it was committed."""
+    """The files that differ from the last commit."""
     return {line[3:] for line in git(project, "status", "--porcelain", "-uall").splitlines()}
 
 
@@ -85,32 +80,27 @@ def update(project: Path, *, to: str | None = None, trust: bool = False, **answe
     )
 
 
-# ---- what a newer version may do ----------------------------------------------------------------
+# ---- what a newer version may change ------------------------------------------------------------
 
 
 def first(root: Path) -> None:
-    """The version that all others follow: the template as it is, with a file and a question that
-    can go, since nothing else needs them."""
+    """The first version: the template, plus a file and a question that later versions can drop."""
     (root / PACKAGE / "kit/spare.py").write_text(
-        '"""Spare. The template\'s: not for editing."""\n\nONE = 1\nTWO = 2\nTHREE = 3\nFOUR = 4\n'
+        '"""Spare. From the template."""\n\nONE = 1\nTWO = 2\nTHREE = 3\nFOUR = 4\n'
     )
-    question = 'colour:\n  type: str\n  default: red\n  ask: false\n  validator: "'
-    question += "{% from 'answers.jinja' import refusal %}{{ refusal('colour', colour) }}\"\n"
-    with (root / "copier.yml").open("a") as copier_yml:
-        copier_yml.write(f"\n{question}")
-    replace(root / "answers.jinja", 'texts = ["description"', 'texts = ["colour", "description"')
-    with (root / PACKAGE / "spec.py.jinja").open("a") as spec:
-        spec.write('COLOUR = "{{ colour }}"\n')
+    (root / PACKAGE / "made_with.py.jinja").write_text('COLOUR = "{{ colour }}"\n')
+    append(root / "copier.yml", "\ncolour:\n  type: str\n  default: red\n  ask: false\n")
+    rules = root / "questions/rules.jinja"
+    replace(rules, "choices = {", 'choices = {"colour": ["red", "green"],')
 
 
 def kit_changed(root: Path) -> None:
     replace(root / PACKAGE / "kit/spare.py", "TWO = 2", "TWO = 2.0")
-    with (root / PACKAGE / "kit/wrappers.py").open("a") as wrappers:
-        wrappers.write("\n\nNEWER = True\n")
+    append(root / PACKAGE / "kit/wrappers.py", "\n\nNEWER = True\n")
 
 
 def kit_added(root: Path) -> None:
-    (root / PACKAGE / "kit/added.py").write_text('"""New. The template\'s."""\n')
+    (root / PACKAGE / "kit/added.py").write_text('"""New. From the template."""\n')
 
 
 def kit_removed(root: Path) -> None:
@@ -118,41 +108,34 @@ def kit_removed(root: Path) -> None:
 
 
 def kit_renamed(root: Path) -> None:
-    """Without a migration, as if by oversight: the edits of those who broke the rules are lost."""
+    """Without a migration: the user's changes in the old file are lost."""
     (root / PACKAGE / "kit/spare.py").rename(root / PACKAGE / "kit/renamed.py")
 
 
 def question_added(root: Path) -> None:
-    with (root / "copier.yml").open("a") as copier_yml:
-        copier_yml.write("\ngravity:\n  type: int\n  default: 9\n  ask: false\n")
-    replace(root / "answers.jinja", "limits = {", 'limits = {"gravity": (1, 100), ')
-    with (root / PACKAGE / "spec.py.jinja").open("a") as spec:
-        spec.write("GRAVITY = {{ gravity }}\n")
+    append(root / "copier.yml", "\ngravity:\n  type: int\n  default: 9\n  ask: false\n")
+    replace(root / "questions/rules.jinja", "ranges = {", 'ranges = {"gravity": [1, 100], ')
+    append(root / PACKAGE / "made_with.py.jinja", "GRAVITY = {{ gravity }}\n")
 
 
 def question_removed(root: Path) -> None:
     text = (root / "copier.yml").read_text()
     (root / "copier.yml").write_text(re.sub(r"\ncolour:\n(  .*\n)+", "", text))
-    replace(root / "answers.jinja", '"colour", ', "")
-    replace(root / PACKAGE / "spec.py.jinja", 'COLOUR = "{{ colour }}"\n', "")
+    replace(root / "questions/rules.jinja", '"colour": ["red", "green"],', "")
+    replace(root / PACKAGE / "made_with.py.jinja", 'COLOUR = "{{ colour }}"\n', "")
 
 
 def question_renamed(root: Path) -> None:
     text = (root / "copier.yml").read_text().replace("colour", "hue")
     text = text.replace("default: red", "default: \"{{ colour if colour is defined else 'red' }}\"")
     (root / "copier.yml").write_text(text)
-    replace(root / "answers.jinja", '"colour", ', '"hue", ')
-    replace(root / PACKAGE / "spec.py.jinja", "{{ colour }}", "{{ hue }}")
+    replace(root / "questions/rules.jinja", '"colour": ', '"hue": ')
+    replace(root / PACKAGE / "made_with.py.jinja", "{{ colour }}", "{{ hue }}")
 
 
 def default_changed(root: Path) -> None:
     replace(root / "copier.yml", "default: red", "default: green")
     replace(root / "copier.yml", "  default: 100\n", "  default: 250\n")
-
-
-def validator_tightened(root: Path) -> None:
-    """Whoever answered less can go on."""
-    replace(root / "answers.jinja", "65536", "512")
 
 
 def dependency_moved(root: Path) -> None:
@@ -164,18 +147,17 @@ def dependency_moved(root: Path) -> None:
 
 
 def surroundings_changed(root: Path) -> None:
-    replace(
-        root / "template/.github/workflows/ci.yml", "timeout-minutes: 15", "timeout-minutes: 20"
-    )
+    workflow = root / "template/.github/workflows/ci.yml"
+    replace(workflow, "timeout-minutes: 15", "timeout-minutes: 20")
     replace(root / "template/.gitignore", ".*_cache/\n", ".*_cache/\n/newer/\n")
 
 
 def yours_changed(root: Path) -> None:
-    """What only projects made from now on get to see."""
-    for name in ("env.py", "config.py"):
-        with (root / PACKAGE / f"{name}.jinja").open("a") as file:
-            file.write("\n# newer\n")
-    replace(root / "template/README.md.jinja", "## Where to write", "## Newer\n\n## Where to write")
+    """What only new projects get."""
+    for path in (root / PACKAGE).glob("*.py*.jinja"):
+        if "env.py" in path.name or "config.py" in path.name:
+            append(path, "\n# newer\n")
+    append(root / "template/README.md.jinja", "\n## Newer\n")
     replace(root / "template/LICENSE.jinja", "MIT License", "The MIT License")
     (root / "template/tests/test_env.py.jinja").unlink()
 
@@ -191,13 +173,12 @@ CHANGES: dict[str, Callable[[Path], None]] = {
         question_removed,
         question_renamed,
         default_changed,
-        validator_tightened,
         dependency_moved,
         surroundings_changed,
         yours_changed,
     )
 }
-# Two that can't both be.
+# Pairs that exclude each other.
 CLASHES = [
     {"kit_changed", "kit_removed"},
     {"kit_removed", "kit_renamed"},
@@ -208,11 +189,13 @@ CLASHES = [
 
 
 class Versions:
-    """A repository whose v0.1.0 many versions follow, each of them straight."""
+    """A git repository in which each version follows v0.1.0 directly."""
 
     def __init__(self, repository: Path, template: Path) -> None:
         self.repository = repository
-        shutil.copytree(template, repository)
+        for name in ("hooks", "questions", "template"):
+            shutil.copytree(template / name, repository / name)
+        shutil.copy(template / "copier.yml", repository)
         first(repository)
         commit(repository)
         git(repository, "tag", "v0.1.0")
@@ -231,7 +214,7 @@ class Versions:
         return self.tags[key]
 
     def project(self, target: Path, tag: str = "v0.1.0", **answers: Any) -> Path:
-        """A project as that version makes it."""
+        """A project as that version creates it."""
         copier.run_copy(
             str(self.repository),
             target,
