@@ -21,14 +21,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     with project.rendered("hybrid") as src:
-        my_env = project.import_project(src)
+        project.import_project(src)
         import jax
         import jax.numpy as jnp
         import numpy as np
         from flax import linen as nn
-        from my_env import spec
-        from my_env.config import Config
+        from my_env.config import task
         from my_env.encoder import HybridEncoder, split_observation
+        from my_env.env import ACTION_SPACE
         from my_env.kit.networks import make_network_factory
         from my_env.kit.ppo import make_ppo
 
@@ -47,16 +47,16 @@ def main() -> None:
 
         def speed(encoder, updates: int) -> float:
             # One minibatch of the usual size, not 16: as much work for each step, sooner done.
-            config = dataclasses.replace(Config(), num_minibatches=1)
-            factory = make_network_factory(actions=spec.ACTIONS, encoder=encoder)
-            ppo = make_ppo(my_env.MyEnv(), config, factory)
+            settings = dataclasses.replace(task.settings, num_minibatches=1)
+            factory = make_network_factory(ACTION_SPACE, encoder=encoder)
+            ppo = make_ppo(task.environment(), settings, factory)
             state = jax.jit(ppo.init)(np.uint32(0))
             update = jax.jit(ppo.update).lower(state).compile()
             start = time.perf_counter()
             for _ in range(updates):
                 state, _ = update(state)
             jax.block_until_ready(state)
-            return updates * config.steps_per_update / (time.perf_counter() - start)
+            return updates * settings.steps_per_update / (time.perf_counter() - start)
 
         print(f"{jax.devices()[0].device_kind}, JAX {jax.__version__}")
         print("| emitted, steps/s | plain, steps/s | ratio |\n| ---: | ---: | ---: |", flush=True)

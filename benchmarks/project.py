@@ -1,6 +1,7 @@
-"""A rendered project to measure, and the yardsticks that the measurements share."""
+"""A rendered project to measure, and what the measurements share."""
 
 import contextlib
+import dataclasses
 import shutil
 import sys
 import tempfile
@@ -14,13 +15,13 @@ ROOT = Path(__file__).parent.parent
 
 @contextlib.contextmanager
 def rendered(observation: str = "vector", actions: str = "continuous") -> Iterator[Path]:
-    """Renders the template as it stands into a temporary folder; gives its `src`."""
+    """Renders the template's working tree into a temporary folder, and gives its `src`."""
     with tempfile.TemporaryDirectory() as folder:
         template = Path(folder) / "template"
         template.mkdir()
-        for name in ("copier.yml", "answers.jinja"):
-            shutil.copy(ROOT / name, template / name)
-        shutil.copytree(ROOT / "template", template / "template")
+        shutil.copy(ROOT / "copier.yml", template)
+        for name in ("questions", "template"):
+            shutil.copytree(ROOT / name, template / name)
         project = Path(folder) / "project"
         copier.run_copy(
             str(template),
@@ -34,7 +35,7 @@ def rendered(observation: str = "vector", actions: str = "continuous") -> Iterat
 
 
 def import_project(src: Path):
-    """Makes `my_env` of a rendered project importable in this process."""
+    """Imports `my_env` of a rendered project."""
     sys.path.insert(0, str(src))
     import my_env
 
@@ -42,7 +43,7 @@ def import_project(src: Path):
 
 
 def give_back_device_put_replicated() -> None:
-    """Brax 0.14.2 calls `jax.device_put_replicated`, which JAX 0.10 took away (google/brax#671)."""
+    """Brax 0.14.2 calls `jax.device_put_replicated`, removed in JAX 0.10 (google/brax#671)."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -59,7 +60,7 @@ def give_back_device_put_replicated() -> None:
 
 
 def watch_compilations() -> list[float]:
-    """How long each of this process's compilations took, from now on."""
+    """Seconds of each compilation in this process, from now on."""
     import jax
 
     seconds: list[float] = []
@@ -72,27 +73,49 @@ def watch_compilations() -> list[float]:
     return seconds
 
 
-# The settings that `ppo.train` takes under the same names.
-BRAX_TAKES = [
-    "num_timesteps",
-    "episode_length",
-    "action_repeat",
-    "seed",
-    "num_envs",
-    "unroll_length",
-    "batch_size",
-    "num_minibatches",
-    "num_updates_per_batch",
-    "learning_rate",
-    "entropy_cost",
-    "discounting",
-    "gae_lambda",
-    "clipping_epsilon",
-    "reward_scaling",
-    "vf_loss_coefficient",
-    "max_grad_norm",
-    "normalize_observations",
-    "num_evals",
-    "num_eval_envs",
-    "deterministic_eval",
-]
+EPISODES, SEED = 256, 99
+
+
+def mean_return(task, policy) -> float:
+    """Over the same 256 episodes for every policy."""
+    from my_env.kit.rollout import evaluate
+
+    result = evaluate(
+        task.environment(),
+        policy,
+        episode_length=task.settings.episode_length,
+        num_episodes=EPISODES,
+        seed=SEED,
+    )
+    return float(result.returns.mean())
+
+
+def best_and_random_return(my_env, task) -> tuple[float, float]:
+    """What no policy can beat on these episodes of the starting task, and a random policy's return.
+
+    A push moves the point by at most `push`: along each axis where axes are pushed independently,
+    else in one direction.
+    """
+    import jax
+    import jax.numpy as jnp
+    from my_env.kit.actions import Discrete
+    from my_env.kit.rollout import random_policy
+
+    env, steps = my_env.MyEnv(), task.settings.episode_length
+    key, _ = jax.random.split(jax.random.PRNGKey(SEED))  # as `evaluate` draws the starts
+    point = jax.vmap(env.reset)(jax.random.split(key, EPISODES)).pipeline_state
+    offset = point.position - getattr(point, "goal", 0.0)
+    distance = jnp.abs(offset)
+    if isinstance(env.action_space, Discrete):
+        distance = jnp.linalg.norm(offset, axis=-1, keepdims=True)
+    left = distance - env.push * jnp.arange(1, steps + 1)[:, None, None]
+    best = -jnp.sum(jnp.maximum(left, 0.0) ** 2, axis=(0, 2))
+    return float(best.mean()), mean_return(task, random_policy(env.action_space))
+
+
+def settings_for_brax(settings) -> dict:
+    """Our settings as `ppo.train` takes them."""
+    given = dataclasses.asdict(settings)
+    del given["statistics_before_loss"]  # always so there
+    assert given.pop("learning_rate_schedule") == "constant"
+    return given

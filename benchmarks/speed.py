@@ -1,10 +1,10 @@
-"""The emitted loop beside Brax's own `ppo.train`: the same skeleton, settings, wrapper, networks.
+"""The emitted loop beside Brax's own `ppo.train`: same skeleton, settings, wrapper and networks.
 
     python benchmarks/speed.py [--repeats 5]
 
-Each measurement is a process of its own, the two loops in turn, first with an empty compilation
-cache (cold), then with what that left (warm). Printed are medians, and what
-Brax's figure is as a multiple of the loop's.
+Each measurement is a process of its own. The two loops take turns, first with an empty compilation
+cache (cold), then with what that run left (warm). Printed are medians, and the ratio of Brax's
+figure to the loop's. The environment alone is measured by wrappers.py.
 """
 
 import argparse
@@ -46,7 +46,6 @@ def main() -> None:
                         result = run(loop, src, yardstick["solved"], cache)
                         found.setdefault(f"{loop} {state}", []).append(result)
         print_training(found)
-        print_environment([run("environment", src, 0.0) for _ in range(arguments.repeats)])
 
 
 def run(what: str, src: Path, threshold: float, cache: str | None = None) -> dict:
@@ -69,21 +68,15 @@ def run(what: str, src: Path, threshold: float, cache: str | None = None) -> dic
 
 
 def yardstick(src: Path, _: float) -> dict:
-    import jax
-
     my_env = project.import_project(src)
-    from my_env import spec
-    from my_env.kit.rollout import evaluate, random_policy
+    import jax
+    from my_env.config import task
 
-    env, n = my_env.MyEnv(), 1024
-    chance = random_policy(spec.ACTIONS, env.action_size)
-    returns = evaluate(env, chance, episode_length=spec.EPISODE_LENGTH, num_episodes=n).returns
-    starts = jax.vmap(env.reset)(jax.random.split(jax.random.PRNGKey(1), n))
-    best = jax.vmap(lambda start: env.best_return(start, spec.EPISODE_LENGTH))(starts).mean()
+    best, random = project.best_and_random_return(my_env, task)
     return {
-        "best": float(best),
-        "random": float(returns.mean()),
-        "solved": float(best - SOLVED * (best - returns.mean())),
+        "best": best,
+        "random": random,
+        "solved": best - SOLVED * (best - random),
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
     }
@@ -101,49 +94,29 @@ def result(compiled: list[float], solved_at: float | None, sps: float) -> dict:
 
 
 def emitted(src: Path, threshold: float) -> dict:
-    my_env = project.import_project(src)
-    from my_env.config import Config, network_factory
+    project.import_project(src)
+    from my_env.config import task
     from my_env.kit.train import train
+    from rich.console import Console
 
-    compiled, solved = project.watch_compilations(), []
+    compiled, solved, speeds = project.watch_compilations(), [], []
 
     def report(row) -> None:
         if row["eval/episode_reward"] >= threshold:
             solved.append(time.time())
+        if "training/sps" in row:
+            speeds.append(row["training/sps"])
 
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
-        from rich.console import Console
-
-        run_dir = Path(folder) / "run"
-        config = Config()
-        train(my_env.MyEnv(), config, network_factory, run_dir=run_dir, report=report,
-              console=Console(file=nowhere))  # fmt: skip
-        found = result(compiled, solved[0] if solved else None, 0.0)
-    found["sps"] = speed_of_updates(my_env, config, network_factory)
-    return found
-
-
-def speed_of_updates(my_env, config, network_factory) -> float:
-    """Steps/s of updates alone, evaluation taken off."""
-    import jax
-    import numpy as np
-    from my_env.kit.ppo import make_ppo
-
-    ppo = make_ppo(my_env.MyEnv(), config, network_factory)
-    state, epoch = jax.jit(ppo.init)(np.uint32(0)), jax.jit(ppo.epoch)
-    seconds = {}
-    for updates in (0, 0, 30):
-        start = time.perf_counter()
-        jax.block_until_ready(epoch(state, np.int32(updates)))
-        seconds[updates] = time.perf_counter() - start
-    return 30 * config.steps_per_update / (seconds[30] - seconds[0])
+        train(task, run_dir=Path(folder) / "run", report=report, console=Console(file=nowhere))
+        return result(compiled, solved[0] if solved else None, statistics.median(speeds))
 
 
 def brax(src: Path, threshold: float) -> dict:
     project.give_back_device_put_replicated()
-    my_env = project.import_project(src)
+    project.import_project(src)
     from brax.training.agents.ppo import train as ppo
-    from my_env.config import Config, network_factory
+    from my_env.config import task
     from my_env.kit.wrappers import wrap_for_training
 
     compiled, solved, speeds = project.watch_compilations(), [], []
@@ -154,39 +127,18 @@ def brax(src: Path, threshold: float) -> dict:
         if "training/sps" in metrics:
             speeds.append(metrics["training/sps"])
 
-    config = Config()
     ppo.train(
-        my_env.MyEnv(),
+        task.environment(),
         wrap_env_fn=wrap_for_training,
-        network_factory=network_factory,
+        network_factory=task.network_factory,
         progress_fn=progress,
-        **{name: getattr(config, name) for name in project.BRAX_TAKES},
+        **project.settings_for_brax(task.settings),
     )
     # The first epochs compile (the second too, on some versions of JAX).
     return result(compiled, solved[0] if solved else None, statistics.median(speeds[2:]))
 
 
-def environment(src: Path, _: float) -> dict:
-    my_env = project.import_project(src)
-    from my_env import spec
-    from my_env.kit.rollout import measure_speed
-
-    return {
-        str(num_envs): {
-            name: measure_speed(
-                my_env.MyEnv(),
-                spec.ACTIONS,
-                num_envs,
-                episode_length=spec.EPISODE_LENGTH,
-                resets="cached" if name == "brax" else "fresh",
-            )
-            for name in ("emitted", "brax")
-        }
-        for num_envs in (1, 8, 64, 512, 1024, 4096, 8192)
-    }
-
-
-WORKERS = {"yardstick": yardstick, "emitted": emitted, "brax": brax, "environment": environment}
+WORKERS = {"yardstick": yardstick, "emitted": emitted, "brax": brax}
 
 
 # What is printed.
@@ -215,16 +167,6 @@ def print_training(found: dict[str, list[dict]]) -> None:
             ours, theirs = map(statistics.median, values)
             print(f"| {state}: {name} | {ours:,.1f} | {theirs:,.1f} | {theirs / ours:.2f} |")
     print(flush=True)
-
-
-def print_environment(found: list[dict]) -> None:
-    print("| environment, steps/s | fresh resets | Brax's wrapper | ratio |")
-    print("| --- | ---: | ---: | ---: |")
-    for num_envs in found[0]:
-        ours, theirs = (
-            statistics.median(row[num_envs][name] for row in found) for name in ("emitted", "brax")
-        )
-        print(f"| {int(num_envs):,} | {ours:,.0f} | {theirs:,.0f} | {theirs / ours:.2f} |")
 
 
 if __name__ == "__main__":

@@ -367,6 +367,17 @@ def test_a_mistake_exits_with_2_and_no_traceback(
     assert not out
 
 
+def test_train_needs_no_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    task = toy_task(num_timesteps=32, num_evals=2)
+    code, out, err = command(capsys, "train", tasks={"task": task})
+    assert (code, err) == (0, "")
+    (run,) = (tmp_path / "runs").iterdir()
+    assert f"uv run toy play runs/{run.name}" in out
+
+
 def test_two_tasks_are_two_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tasks = {"first": TASK, "second": toy_task(SPACES["discrete"], num_timesteps=32)}
     run = tmp_path / "run"

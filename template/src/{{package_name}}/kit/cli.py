@@ -129,7 +129,7 @@ def _parse(program: str, tasks: Mapping[str, Task], args: Sequence[str]) -> Any:
         },
     )
     command = tyro.cli(commands, prog=program, args=args, config=(tyro.conf.OmitArgPrefixes,))
-    if isinstance(command, Train) and command.task not in (None, args[1]):
+    if isinstance(command, Train) and command.task and [command.task] != list(args[1:2]):
         raise UsageError(f"Name the task before the flags: train {command.task} ...")
     return command
 

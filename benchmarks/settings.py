@@ -1,0 +1,106 @@
+"""What a setting of PPO does to the returns of published tasks, over seeds.
+
+    python benchmarks/settings.py [--seeds 5] [--tasks Acrobot ...] [--variants default ...]
+
+The default settings, with the task's own time limit and one setting changed at a time. All seeds
+train in one program. Printed are the steps, in thousands, after which the mean return of 128
+deterministic episodes reaches the published threshold and stays there to the end ("-" where it
+does not), and the return at the end, both by seed.
+"""
+
+import argparse
+import dataclasses
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "template/src/{{package_name}}"), str(ROOT / "tests/check")]
+from kit.actions import Continuous, Discrete  # before Brax, which it keeps quiet  # noqa: E402
+from kit.networks import make_network_factory  # noqa: E402
+from kit.ppo import PPOConfig  # noqa: E402
+from kit.task import Task  # noqa: E402
+
+# isort: split
+import correct  # noqa: E402  environments of tests/check
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+
+# Action space, time limit, threshold and thousands of steps; as Gymnasium registers them.
+TASKS: dict[str, tuple[Any, int, float, int]] = {
+    "Pendulum": (Continuous(1), 200, -200.0, 400),
+    "CartPole": (Discrete(2), 500, 475.0, 200),
+    "Acrobot": (Discrete(3), 500, -100.0, 200),
+    "MountainCarContinuous": (Continuous(1), 999, 90.0, 400),
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "statistics_before_loss": {"statistics_before_loss": True},
+    "bootstrap_on_timeout": {"bootstrap_on_timeout": True},
+    "without normalisation": {"normalize_observations": False},
+}
+EVALUATIONS = 25
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    arguments = parser.parse_args()
+    print(
+        "| task | variant | solved after, thousand steps | solved | return at the end | seconds |"
+    )
+    print("| --- | --- | --- | ---: | --- | ---: |", flush=True)
+    for name in arguments.tasks:
+        for variant in arguments.variants:
+            print(row(name, variant, arguments.seeds), flush=True)
+
+
+def row(name: str, variant: str, seeds: int) -> str:
+    space, limit, threshold, thousands = TASKS[name]
+    task = Task(
+        environment=lambda: with_space(getattr(correct, name)(), space),
+        settings=dataclasses.replace(
+            PPOConfig(episode_length=limit, num_timesteps=1000 * thousands), **VARIANTS[variant]
+        ),
+        network_factory=make_network_factory(space),
+    )
+    start = time.perf_counter()
+    steps, returns = curves(task, seeds)
+    solved = []
+    for curve in returns.T:
+        below = np.flatnonzero(~(curve >= threshold))
+        first = 0 if not len(below) else below[-1] + 1
+        solved.append(f"{steps[first] / 1000:.0f}" if first < len(steps) else "-")
+    last = " ".join(f"{x:.1f}" for x in returns[-1])
+    count = f"{sum(x != '-' for x in solved)}/{seeds}"
+    seconds = time.perf_counter() - start
+    return f"| {name} | {variant} | {' '.join(solved)} | {count} | {last} | {seconds:.0f} |"
+
+
+def with_space(env: Any, space: Any) -> Any:
+    env.action_space = space
+    return env
+
+
+def curves(task: Task, seeds: int) -> tuple[np.ndarray, np.ndarray]:
+    """Steps, [evaluations], and returns, [evaluations, seeds]."""
+    ppo, config = task.make_ppo(), task.settings
+    updates = -(-config.num_updates // EVALUATIONS)
+    state = jax.jit(jax.vmap(ppo.init))(np.arange(seeds, dtype=np.uint32))
+    epoch = jax.jit(jax.vmap(ppo.epoch, in_axes=(0, None)))
+    evaluate = jax.jit(jax.vmap(ppo.evaluate))
+    returns = []
+    for _ in range(config.num_updates // updates):
+        state, _ = epoch(state, np.int32(updates))
+        returns.append(np.asarray(evaluate(state)["eval/episode_reward"]))
+    steps = config.steps_per_update * updates * (1 + np.arange(len(returns)))
+    return steps, np.stack(returns)
+
+
+if __name__ == "__main__":
+    main()
