@@ -197,20 +197,25 @@ def test_a_refusal_on_the_command_line(template: Path, tmp_path: Path, way: str)
 TAKEN_FILE = REPOSITORY / "questions/taken.txt"
 
 
-def test_no_package_hides_a_module(render: Render, pytestconfig: pytest.Config) -> None:
-    """taken.txt has all names that mean something else where a project is used.
+def test_no_name_hides_another_one(render: Render, pytestconfig: pytest.Config) -> None:
+    """taken.txt has all names that mean something else where a project's names are used.
 
     It may have more: other versions of Python and of the packages have other modules.
     """
-    words = python_names() | names_of_packages(render()) | {"src", "tests"}
-    words |= {path.stem for path in render().glob("tests/*.py")}
-    words = {word for word in words if re.fullmatch("[a-z][a-z0-9_]*", word)}
+    package_names = python_names() | names_of_packages(render()) | {"src", "tests"}
+    package_names |= {path.stem for path in render().glob("tests/*.py")}
+    code = "\n".join(path.read_text() for path in render().rglob("*.py"))
+    package_names |= set(re.findall(r"^ *(?:from|import) (\w+)", code, re.M)) - {"my_env"}
+    names = {name for name in package_names if re.fullmatch("[a-z][a-z0-9_]*", name)}
+    for actions in ("continuous", "discrete", "multi_discrete"):
+        for observation in ("vector", "hybrid"):
+            names |= class_names(render(observation=observation, actions=actions))
     taken = set(TAKEN_FILE.read_text().split())
     if pytestconfig.getoption("rewrite"):
-        lines = textwrap.wrap(" ".join(sorted(taken | words)), 100)
+        lines = textwrap.wrap(" ".join(sorted(taken | names)), 100)
         TAKEN_FILE.write_text("\n".join(lines) + "\n")
     else:
-        assert words <= taken, "Is this right? Then run it with --rewrite."
+        assert names <= taken, "Is this right? Then run it with --rewrite."
 
 
 def python_names() -> set[str]:
@@ -246,17 +251,14 @@ def names_of_packages(project: Path) -> set[str]:
     return {name.replace("-", "_").lower() for name in found | modules | commands}
 
 
-def test_no_class_hides_what_the_project_uses(render: Render) -> None:
+def class_names(project: Path) -> set[str]:
+    """All capitalised names in the files that define or use the environment's class."""
     names = {"None", "True", "False"}
-    for answers in ({}, {"observation": "hybrid", "actions": "multi_discrete"}):
-        for path in render(**answers).rglob("*.py"):
-            if "MyEnv" in (code := path.read_text()):
-                for node in ast.walk(ast.parse(code)):
-                    names |= {str(getattr(node, part, "")) for part in ("id", "name")}
-    names = {name for name in names if re.fullmatch("[A-Z][A-Za-z0-9]*", name)} - {"MyEnv"}
-    rules = (REPOSITORY / "questions/rules.jinja").read_text()
-    (taken,) = re.findall(r"set taken_classes = (\[.*?\])", rules, re.S)
-    assert names <= set(ast.literal_eval(taken))
+    for path in project.rglob("*.py"):
+        if "MyEnv" in (code := path.read_text()):
+            for node in ast.walk(ast.parse(code)):
+                names |= {str(getattr(node, part, "")) for part in ("id", "name")}
+    return {name for name in names if re.fullmatch("[A-Z][A-Za-z0-9]*", name)} - {"MyEnv"}
 
 
 # ---- the questions as they are asked ------------------------------------------------------------
