@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -82,7 +83,8 @@ def test_any_set_of_answers(
     def check(valid: dict[str, Any], odd: dict[str, Any]) -> None:
         nonlocal refused
         answers, empty = valid | odd, tmp_path / "empty"
-        empty.mkdir(exist_ok=True)
+        shutil.rmtree(empty, ignore_errors=True)
+        empty.mkdir()
         capsys.readouterr()
         try:
             project = copy(template, empty / "it", quiet=False, **answers)
@@ -98,7 +100,6 @@ def test_any_set_of_answers(
             for plain in project.glob("src/*/kit/**/*.py"):
                 plain.unlink()  # the same in all
             accepted.append(project.rename(tmp_path / f"project-{len(accepted)}"))
-        empty.rmdir()
 
     check()
     lint = subprocess.run(
