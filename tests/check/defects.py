@@ -231,7 +231,7 @@ def _(base: type[Base]) -> type[Base]:
 # REWARD, DONE, OBSERVATION, METRICS
 
 
-@defect("reward-scalar", "shape (1,) in both", "reward as (1,) float32", Point, Pole)
+@defect("reward-scalar", "shape (1,) in both", "reward is (1,) float32", Point, Pole)
 def _(base: type[Base]) -> type[Base]:
     def batch(self: Any, s: State, *_: Any) -> State:
         return s.replace(reward=s.reward[None])
@@ -239,24 +239,24 @@ def _(base: type[Base]) -> type[Base]:
     return edited(base, reset=batch, step=batch)
 
 
-@defect("reward-scalar", "an int out of step alone", "reward as () int32", Maze, Picture)
+@defect("reward-scalar", "an int out of step alone", "reward is () int32", Maze, Picture)
 def _(base: type[Base]) -> type[Base]:
     return edited(base, step=lambda self, s, g, a: s.replace(reward=s.reward.astype(jnp.int32)))
 
 
-@defect("reward-scalar", "a Python number", "reward as a Python number", Pole, Noisy)
+@defect("reward-scalar", "a Python number", "reward is a Python number", Pole, Noisy)
 def _(base: type[Base]) -> type[Base]:
     return edited(base, step=lambda self, s, g, a: s.replace(reward=1.0))
 
 
-@defect("done-scalar", "one for each coordinate", "done as (2,) float32", Point, Noisy)
+@defect("done-scalar", "one for each coordinate", "done is (2,) float32", Point, Noisy)
 def _(base: type[Base]) -> type[Base]:
     return edited(
         base, step=lambda self, s, g, a: s.replace(done=jnp.where(jnp.abs(s.obs[:2]) > 9, 1.0, 0.0))
     )
 
 
-@defect("done-scalar", "a bool", "done as () bool", Pole, Maze)
+@defect("done-scalar", "a bool", "done is () bool", Pole, Maze)
 def _(base: type[Base]) -> type[Base]:
     def boolean(self: Any, s: State, *_: Any) -> State:
         return s.replace(done=s.done.astype(bool))
@@ -264,7 +264,7 @@ def _(base: type[Base]) -> type[Base]:
     return edited(base, reset=boolean, step=boolean)
 
 
-@defect("done-scalar", "an int out of step alone", "done as () int32", Picture, Sensed)
+@defect("done-scalar", "an int out of step alone", "done is () int32", Picture, Sensed)
 def _(base: type[Base]) -> type[Base]:
     return edited(base, step=lambda self, s, g, a: s.replace(done=s.done.astype(jnp.int32)))
 
@@ -513,7 +513,7 @@ class Counted:
     count: int = flax.struct.field(pytree_node=False)
 
 
-@defect("one-trace", "a counter in a static field", "step was traced", Maze, Pole)
+@defect("one-trace", "a counter in a static field", "a static field of Counted", Maze, Pole)
 def _(base: type[Base]) -> type[Base]:
     class Static(base):
         def reset(self, rng: jax.Array) -> State:
@@ -528,7 +528,7 @@ def _(base: type[Base]) -> type[Base]:
     return Static
 
 
-@defect("one-trace", "a static field that changes once", "step was traced", Noisy, Sensed)
+@defect("one-trace", "a static field that changes once", "a static field of Counted", Noisy, Sensed)
 def _(base: type[Base]) -> type[Base]:
     class Begun(base):
         def reset(self, rng: jax.Array) -> State:
@@ -870,7 +870,7 @@ def _(base: type[Base]) -> type[Base]:
     return edited(base, step=step)
 
 
-@defect("vmap-equals-loop", "a callback that can't be batched", "under jax.vmap", Pole, Picture)
+@defect("runs-under-vmap", "a callback that can't be batched", "under jax.vmap", Pole, Picture)
 def _(base: type[Base]) -> type[Base]:
     def step(self: Any, s: State, given: State, action: jax.Array) -> State:
         shape = jax.ShapeDtypeStruct((), jnp.float32)
@@ -922,10 +922,10 @@ def _(base: type[Base]) -> type[Base]:
     return edited(base, step=step)
 
 
-@defect("survives-wrappers", "another start under auto-reset", "after the auto-reset", Maze, Sensed)
+@defect("survives-wrappers", "another start under auto-reset", "when auto-reset calls it", Maze, Sensed)
 def _(base: type[Base]) -> type[Base]:
     class Shy(base):
-        """Gives another observation where the auto-reset's `cond` calls it."""
+        """Gives another observation where auto-reset calls it."""
 
         def reset(self, rng: jax.Array) -> State:
             state = super().reset(rng)
@@ -961,16 +961,7 @@ def _(base: type[Base]) -> type[Base]:
     return edited(base, step=step)
 
 
-@defect("action-broadcast", "one number for two", "(1,)", Point)
-def _(base: type[Base]) -> type[Base]:
-    class Wide(base):
-        def step(self, given: State, action: jax.Array) -> State:
-            return super().step(given, action * jnp.ones(2))
-
-    return Wide
-
-
-@defect("key-moves-on", "noise from a constant key", "nothing that changes", Point, Pole)
+@defect("key-moves-on", "noise from a constant key", "made from constants", Point, Pole)
 def _(base: type[Base]) -> type[Base]:
     class Noise(base):
         def step(self, given: State, action: jax.Array) -> State:
@@ -1004,7 +995,7 @@ def _(base: type[Base]) -> type[Base]:
     return edited(base, action_size=2)
 
 
-@defect("action-matters", "all of it is lost on the way", "action[0, 1]", Point, Sensed)
+@defect("action-matters", "all of it is lost on the way", "action[0] changes nothing, action[1]", Point, Sensed)
 def _(base: type[Base]) -> type[Base]:
     class Deaf(base):
         def step(self, given: State, action: jax.Array) -> State:
@@ -1031,7 +1022,7 @@ def _(base: type[Base]) -> type[Base]:
     return edited(Scaled, reset=scale, step=scale)
 
 
-@defect("observation-scale", "a constant", "obs [3] of 4 is 7", Point)
+@defect("observation-scale", "a constant", "1 of 4 components never change (3)", Point)
 def _(base: type[Base]) -> type[Base]:
     def append(self: Any, s: State, *_: Any) -> State:
         return s.replace(obs=jnp.append(s.obs[:3], 7.0))
@@ -1052,7 +1043,7 @@ def _(base: type[Base]) -> type[Base]:
     )
 
 
-@defect("host-callback", "a print in step", "step holds", Noisy, Picture)
+@defect("host-callback", "a print in step", "step has debug_callback", Noisy, Picture)
 def _(base: type[Base]) -> type[Base]:
     def step(self: Any, s: State, given: State, action: jax.Array) -> State:
         jax.debug.callback(lambda x: None, s.reward)
@@ -1076,12 +1067,3 @@ def _(base: type[Base]) -> type[Base]:
             return super().step(given.replace(obs=given.obs.astype(jnp.float32)), action)
 
     return edited(Half, reset=half, step=half)
-
-
-@defect("reset-cost", "a search in reset", "reset takes", Point, Noisy)
-def _(base: type[Base]) -> type[Base]:
-    def reset(self: Any, s: State, rng: jax.Array) -> State:
-        far = jax.lax.fori_loop(0, 100_000, lambda i, x: jnp.sin(x) + i, jnp.sum(s.obs))
-        return on_obs(s, lambda x: x + 1e-9 * far)
-
-    return edited(base, reset=reset)

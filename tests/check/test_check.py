@@ -44,7 +44,7 @@ def planted() -> list[Any]:
 @pytest.mark.parametrize(("defect", "base"), planted())
 def test_defect_is_caught(defect: Defect, base: type[Base], score: Counter[str]) -> None:
     score["planted"] += 1
-    report = examine(defect.plant(base)(), episode_length=LENGTH, time_limit=300)
+    report = examine(defect.plant(base)(), episode_length=LENGTH, time_limit=100)
     told = "\n".join(map(str, report.violations))
     found = [v for v in report.violations if v.rule == defect.rule]
     assert found, told
@@ -52,7 +52,7 @@ def test_defect_is_caught(defect: Defect, base: type[Base], score: Counter[str])
     assert all(v.severity == SEVERITIES[v.rule] and v.expected and v.fix for v in found)
     # The cause alone, and not what follows from it.
     assert {v.rule for v in report.violations if v.severity == "error"} <= {defect.rule}, told
-    assert not any("judged" in why for why in report.unchecked.values()), report.unchecked
+    assert not report.unchecked
     score["caught"] += 1
 
 

@@ -1,0 +1,13 @@
+"""Whether an environment keeps the rules that Brax and its training loops rely on.
+
+From the template: changes of yours are kept, `copier update` merges new versions in.
+
+The environment is traced, which finds most, and then run for whole episodes. It is never trained.
+"""
+
+from . import interface, purity, state, episodes  # noqa: F401, I001  the order of RULES
+from .engine import Report, check_env, examine
+from .report import format_report
+from .rules import RULES, Rule, Violation
+
+__all__ = ["RULES", "Report", "Rule", "Violation", "check_env", "examine", "format_report"]

@@ -1,0 +1,197 @@
+"""Rules: whole episodes, run in a batch under every kind of action.
+
+From the template: changes of yours are kept, `copier update` merges new versions in.
+"""
+
+from collections.abc import Iterator
+
+import jax.numpy as jnp
+import numpy as np
+
+from .purity import PURE
+from .rules import Finding, Unseen, key_of, names, rule
+from .stages import Rollout, Settings, Traced
+from .tracing import leaves, part
+
+
+def _at(rollout: Rollout, t: int, i: int) -> str:
+    """When and under which actions: the step within its episode, and of the whole run."""
+    began = int(np.flatnonzero(rollout.restart[: t + 1, i])[-1])
+    later = f" of a later episode (step {t + 1} in all)" if began else ""
+    return f"at step {t + 1 - began}{later} under {rollout.kinds[i]}"
+
+
+@rule("error", "what can be traced can be compiled and run")
+def runs_compiled(rollout: Rollout) -> Iterator[Finding]:
+    yield from ()  # the scheduler reports what is raised on the way
+
+
+@rule("error", "after `reset`, `reward` and `done` are 0")
+def reset_at_zero(rollout: Rollout) -> Iterator[Finding]:
+    for name, values in (("reward", rollout.reset_reward), ("done", rollout.reset_done)):
+        values = values[rollout.restart]
+        if np.any(wrong := values != 0):
+            what = f"{name} is {values[wrong][0]:g} after {np.sum(wrong)} of {len(values)} resets"
+            yield Finding(what, f"{name}=jnp.zeros(())  # in reset", (name,))
+
+
+@rule("error", "`done` is 0 or 1", ["done-scalar"])
+def done_binary(traced: Traced, rollout: Rollout) -> Iterator[Finding | Unseen]:
+    done, fix = rollout.done, "done=(done > 0.5).astype(jnp.float32)"
+    wrong = (done != 0) & (done != 1) & ~np.isnan(done)
+    if np.any(wrong):
+        t, i = np.argwhere(wrong)[0]
+        yield Finding(f"done is {done[t, i]:g} {_at(rollout, t, i)}", fix, ("done",))
+    elif traced.done is None or not traced.done <= {0.0, 1.0}:
+        if traced.done and traced.done - {0.0} and 1.0 not in traced.done:
+            what = (
+                f"done is {names(f'{x:g}' for x in sorted(traced.done - {0.0}))} when it is not 0"
+            )
+            yield Finding(what, fix, ("done",))
+        elif not np.any(done == 1):
+            yield Unseen(f"no episode ended by itself in {rollout.steps} steps")
+
+
+@rule("error", "no NaN and no infinity, in any episode or shortly after its end")
+def finite(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
+    hits: list[tuple[int, int, str, str]] = []
+    starts = leaves(rollout.start)
+    written = any(call.reading.infinite for _, call in traced.calls)
+    for path, sizes in rollout.sizes.items():
+        # A state may hold infinity on purpose, as for "nothing yet"; what is observed may not.
+        memory = part(path) in ("pipeline_state", "info")
+        meant = memory and (written or np.any(np.isinf(starts[path])))
+        for what, bad in (("NaN", np.isnan(sizes)), ("infinity", np.isinf(sizes))):
+            if np.any(bad) and not (what == "infinity" and meant):
+                hits += [(int(t), int(i), path, what) for t, i in np.argwhere(bad)[:1]]
+    if hits:
+        t, i, *_ = min(hits)
+        first = list(dict.fromkeys(h[2] for h in hits if h[0] == t))
+        kinds = " and ".join(sorted({h[3] for h in hits if h[0] == t}))
+        later = sorted({h[2] for h in hits} - set(first))
+        at_reset = t == 0 and not all(np.all(np.isfinite(starts[p])) for p in first)
+        when = "after reset" if at_reset else _at(rollout, t, i)
+        if not at_reset and rollout.past[t, i] > 0:
+            when += f", {rollout.past[t, i]} steps past the episode's end"
+        what = f"{names(first)}: {kinds} {when}" + (f"; later {names(later)} too" if later else "")
+        fix = "jnp.sqrt(jnp.maximum(x, 0.0)), x / jnp.maximum(y, 1e-6), jnp.clip(v, -VMAX, VMAX)"
+        yield Finding(what, fix, tuple(first))
+
+
+@rule("error", "a metric is the value of this step, not a running sum", [*PURE, "same-bits"])
+def metric_per_step(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
+    own = {p for p in rollout.stale["metrics"] if part(p) == "metrics"}
+    for path in sorted(own):
+        fix = f"{key_of(path)!r}: reward  # evaluation adds metrics up by itself"
+        yield Finding(f"{path} is computed from its own last value", fix, (path,))
+    for name, total in _running_sums(rollout):
+        if (path := f"metrics[{name!r}]") not in own and _only_counted(traced, path):
+            fix = f"{name!r}: {total}  # evaluation adds metrics up by itself"
+            yield Finding(f"{path} is the sum of {total} so far", fix, (path,))
+
+
+def _running_sums(rollout: Rollout) -> Iterator[tuple[str, str]]:
+    """Metrics that are the sum of the rewards, or of another metric, since the episode began."""
+    running, restart = rollout.past <= 0, rollout.restart
+    index = np.arange(len(restart))[:, None]
+    begins = np.maximum.accumulate(np.where(restart, index, 0), axis=0)
+    for total, terms in {"reward": rollout.reward, **rollout.metrics}.items():
+        terms = np.where(np.isfinite(terms), terms, 0.0).astype(np.float64)
+        if np.ptp(terms[running]) == 0:
+            continue
+        upto = np.cumsum(terms, axis=0)
+        sums = (upto - np.take_along_axis(upto - terms, begins, axis=0))[running]
+        off = 1e-3 * np.max(np.abs(sums))
+        for name, values in rollout.metrics.items():
+            alike = np.allclose(values[running].astype(np.float64), sums, rtol=1e-3, atol=off)
+            if name != total and alike and not np.allclose(sums, terms[running], atol=off):
+                yield name, total
+
+
+def _only_counted(traced: Traced, path: str) -> bool:
+    """Whether a metric comes from memory that serves nothing else.
+
+    A position is the sum of the rewards too where progress is paid, but something depends on it.
+    """
+    given, outputs = list(traced.reset.leaves), traced.step.outputs
+    for index in outputs[path].inputs:
+        used = {p for p, x in outputs.items() if index in x.inputs and part(p) != "metrics"}
+        if index < len(given) and used <= {given[index]}:
+            return True
+    return False
+
+
+@rule("error", "the check came to its end")
+def time_limit(settings: Settings, rollout: Rollout) -> Iterator[Finding]:
+    if rollout.steps < rollout.wanted:
+        what = f"episodes were followed for {rollout.steps} of {settings.episode_length} steps"
+        yield Finding(what, f"check --time-limit {4 * settings.clock.limit:g}")
+
+
+@rule("warning", "an index into an array is in range", [*PURE, "state-shapes", "finite"])
+def index_in_range(rollout: Rollout) -> Iterator[Finding]:
+    for line, (t, i) in list(rollout.outside.items())[:3]:
+        what = f"{line} reads past the end of an array {_at(rollout, t, i)}; JAX takes the last "
+        yield Finding(what + "element instead", "jnp.clip(index, 0, len(array) - 1)  # if meant")
+
+
+@rule("warning", "every part of the action does something", [*PURE, "same-bits", "finite"])
+def action_matters(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
+    space, inert = traced.space, []
+    for name, alike in rollout.alike.items():
+        if jnp.issubdtype(space.dtype, jnp.integer):
+            inert += [f"{name}: choice {c} does the same as {a[0]}" for a in alike for c in a[1:]]
+        elif alike and len(alike[0]) == len(space.groups()[name]):
+            inert.append(f"{name} changes nothing")
+    if inert:
+        fix = "remove it and lower the size of the action space, or use it in step"
+        yield Finding(f"{names(inert)} in {rollout.samples} states", fix)
+
+
+@rule("warning", "episodes last longer than one step", ["done-scalar", "done-binary", "finite"])
+def one_step_episode(rollout: Rollout) -> Iterator[Finding]:
+    if np.all(rollout.done[rollout.restart] == 1):
+        what = f"all {int(np.sum(rollout.restart))} episodes ended at their first step"
+        yield Finding(what, "done=jnp.zeros(())  # unless this is a bandit")
+
+
+@rule("warning", "episodes can end before the time limit", ["done-scalar", "finite", "time-limit"])
+def episode_ends(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
+    if rollout.ended == 0 and traced.done != {0.0}:
+        what = f"no episode ended by itself in {rollout.steps} steps: all are cut off by the time "
+        fix = "raise episode_length if the task takes longer than that"
+        yield Finding(what + "limit", fix)
+
+
+@rule("warning", "observations vary, on similar scales", ["finite", "observation-type"])
+def observation_scale(rollout: Rollout) -> Iterator[Finding]:
+    for path, low in rollout.lowest.items():
+        low, span = low.ravel(), (rollout.highest[path] - low).ravel()
+        constant = np.flatnonzero(span == 0)
+        if channel := _dead_channel(span):
+            what = f"{path}: {channel} never changes"
+            yield Finding(what, "write that channel, or leave it out of the image", (path,))
+        elif len(constant) == span.size or (len(constant) and span.size <= IMAGE):
+            which = f"{len(constant)} of {span.size} components never change ({names(constant)})"
+            fix = "obs=jnp.stack([x, y])  # without what never changes"
+            yield Finding(f"{path}: {which}", fix, (path,))
+        moving = np.sort(span[span > 0])
+        if len(moving) > 1 and moving[-1] > 1000 * moving[(len(moving) - 1) // 2]:
+            at, usual = int(np.argmax(span)), moving[(len(moving) - 1) // 2]
+            what = f"{path}[{at}] spans {span[at]:.3g}, the others about {usual:.3g}"
+            fix = f"obs = obs.at[{at}].divide({float(f'{span[at]:.1g}'):g})  # in reset and step"
+            yield Finding(what, fix, (path,))
+
+
+IMAGE = 64  # a longer vector is likely to hold an image, where much never changes
+
+
+def _dead_channel(span: np.ndarray) -> str | None:
+    """A channel of a flat image (height * width * channels) that is never written."""
+    for channels in range(2, 17):
+        planes = span[: span.size - span.size % channels].reshape(-1, channels)
+        dead = np.all(planes == 0, axis=0)
+        if span.size > IMAGE and span.size % channels == 0 and len(planes) >= 25:
+            if np.any(dead) and not np.all(dead):
+                return f"channel {names(np.flatnonzero(dead))} of {channels}"
+    return None

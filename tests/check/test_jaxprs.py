@@ -1,0 +1,123 @@
+"""What `check` reads from JAX's internals, on whatever JAX is installed."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from kit.check import jaxprs
+
+X = jax.ShapeDtypeStruct((3,), jnp.float32)
+I = jax.ShapeDtypeStruct((), jnp.int32)  # noqa: E741
+KEPT: list[Any] = []
+
+
+def digests(function: Any, *args: Any) -> list[bytes]:
+    return [value.digest for value in jaxprs.read(jax.make_jaxpr(function)(*args)).outputs]
+
+
+def test_the_same_computation_has_the_same_digest() -> None:
+    assert digests(lambda x: jnp.sin(x) + 1, X) == digests(lambda x: jnp.sin(x) + 1, X)
+    assert digests(lambda x: jnp.sin(x) + 1, X) != digests(lambda x: jnp.sin(x) + 2, X)
+
+
+def test_called_programs_are_read_through() -> None:
+    @jax.jit
+    def inner(x: jax.Array) -> jax.Array:
+        return jnp.sin(x)
+
+    assert digests(inner, X) == digests(jnp.sin, X)
+    assert digests(jax.checkpoint(inner), X) == digests(jnp.sin, X)
+
+
+def test_an_output_that_is_an_input_is_known() -> None:
+    first, second = digests(lambda x, y: (jax.lax.stop_gradient(y), x), X, X)
+    assert (first, second) == (jaxprs.input_digest(1), jaxprs.input_digest(0))
+
+
+def test_inputs_are_followed_into_loops() -> None:
+    def function(x: jax.Array, y: jax.Array, z: jax.Array) -> Any:
+        return jax.lax.fori_loop(0, 3, lambda i, c: c * x[0], y), z
+
+    outputs = jaxprs.read(jax.make_jaxpr(function)(X, X, X)).outputs
+    assert [x.inputs for x in outputs] == [{0, 1}, {2}]
+
+
+def test_ids_of_foreign_calls_do_not_count() -> None:
+    def call(number: int) -> Any:
+        shape = jax.ShapeDtypeStruct((), jnp.float32)
+        return lambda x: jax.ffi.ffi_call("physics", shape)(x, call_id=number)
+
+    assert digests(call(1), X) == digests(call(2), X)
+    assert jaxprs.read(jax.make_jaxpr(call(1))(X)).batched_by_hand
+
+
+def test_draws_callbacks_and_infinity_are_seen() -> None:
+    def function(key: jax.Array, x: jax.Array) -> Any:
+        jax.debug.callback(lambda x: None, x)
+        return jax.random.uniform(key), jax.random.uniform(jax.random.PRNGKey(0)), x + jnp.inf
+
+    reading = jaxprs.read(
+        jax.make_jaxpr(function)(jax.ShapeDtypeStruct((2,), jnp.uint32), X)
+    )
+    assert sorted(map(sorted, reading.drawn)) == [[], [0]]
+    assert reading.infinite
+    assert reading.callbacks
+
+
+@pytest.mark.parametrize(
+    ("function", "possible"),
+    [
+        (lambda x: (x[0] > 1).astype(jnp.float32), {0, 1}),
+        (lambda x: jnp.where(x[0] > 1, 1.0, 0.0), {0, 1}),
+        (lambda x: 2.0 * jnp.any(x > 1).astype(jnp.float32), {0, 2}),
+        (lambda x: jnp.zeros(()), {0}),
+        (lambda x: jnp.maximum(jnp.where(x[0] > 1, 1.0, 0.0), x[1] > 2), {0, 1}),
+        (lambda x: jax.nn.sigmoid(x[0]), None),
+    ],
+)
+def test_possible_values(function: Any, possible: set[float] | None) -> None:
+    assert jaxprs.read(jax.make_jaxpr(function)(X)).outputs[0].possible == possible
+
+
+def test_reads_out_of_range_are_flagged_with_their_line() -> None:
+    def function(x: jax.Array, i: jax.Array) -> Any:
+        table = jnp.arange(5.0)
+        return table[i], x[jnp.stack([i, 0])], x[1], jnp.take(x, i, mode="fill"), x.at[i].set(0.0)
+
+    run, lines = jaxprs.checked(jax.make_jaxpr(function)(X, I))
+    check = jax.jit(jax.vmap(run, in_axes=(None, 0)))
+    outputs, flags = check(np.ones(3, np.float32), np.array([-1, 0, 2, 3, 4, 5, -9], np.int32))
+    assert np.asarray(outputs[0]).tolist() == [4, 0, 2, 3, 4, 4, 0]
+    assert np.asarray(flags).tolist() == [
+        [False, False, False, False, False, True, True],
+        [False, False, False, True, True, True, True],
+    ]
+    line = function.__code__.co_firstlineno + 2
+    assert lines == [f"test_jaxprs.py:{line}"] * 2
+
+
+def test_checked_programs_give_what_they_gave() -> None:
+    def function(key: jax.Array, x: jax.Array) -> Any:
+        draw = jax.random.normal(jax.random.wrap_key_data(key), (3,))
+        loop = jax.lax.scan(lambda c, y: (c + y, c * y), 0.0, x)
+        branch = jax.lax.cond(x[0] > 0, lambda: x, lambda: draw)
+        return jax.nn.relu(draw), loop, branch, jax.checkpoint(jnp.sin)(x)
+
+    args = jax.random.PRNGKey(0), jnp.arange(3.0)
+    run, _ = jaxprs.checked(jax.make_jaxpr(function)(*args))
+    expected = jax.tree.leaves(jax.jit(function)(*args))
+    for found, wanted in zip(jax.jit(run)(*args)[0], expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def test_leaks_are_found_and_named() -> None:
+    def keep(x: jax.Array) -> jax.Array:
+        KEPT.append(x * 2)
+        return x
+
+    assert "KEPT" in (jaxprs.leaked(keep, X) or "")
+    assert jaxprs.leaked(jnp.sin, X) is None
+    assert jaxprs.leaked(lambda x: undefined, X) is None  # type: ignore[name-defined]  # noqa: F821
+    KEPT.clear()
