@@ -312,9 +312,9 @@ def test_typed_answers_are_validated(template: Path, tmp_path: Path) -> None:
     answers = answers_of(project)
     assert answers["project_name"] == "cart-pole"
     assert (answers["package_name"], answers["env_class"]) == ("pole", "Pole")
-    same = {"vector_size": 7, "actions": "discrete", "action_size": 3, "episode_length": 60}
-    names = {"project_name": "cart-pole", "package_name": "pole", "env_class": "Pole"}
-    expected = copy(template, tmp_path / "expected", **names, **same)
+    same: dict[str, Any] = {"project_name": "cart-pole", "package_name": "pole"}
+    same |= {"env_class": "Pole", "vector_size": 7, "actions": "discrete", "action_size": 3}
+    expected = copy(template, tmp_path / "expected", episode_length=60, **same)
     for name in ("env.py", "config.py"):
         assert (project / "src/pole" / name).read_text() == (
             expected / "src/pole" / name

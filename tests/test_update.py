@@ -142,7 +142,8 @@ def test_any_update_of_any_project(
         mine = files(project)
 
         has_colour = not changes & {"question_removed", "question_renamed"}
-        update(project, to=tag, **({"colour": "green"} if recolour and has_colour else {}))
+        data: dict[str, Any] = {"colour": "green"} if recolour and has_colour else {}
+        update(project, to=tag, **data)
 
         stored = {k: v for k, v in answers_of(project).items() if k[0] != "_"}
         history.project(newer, tag, **stored)
