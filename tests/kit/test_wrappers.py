@@ -196,6 +196,18 @@ def test_few_more_resets_are_computed_than_episodes_end(seeds: int | None) -> No
     assert first < resets <= first + 8
 
 
+def test_a_broken_done_does_not_hang() -> None:
+    class Broken(Walk):
+        def step(self, state: State, action: jax.Array) -> State:
+            state = super().step(state, action)
+            return state.replace(done=jnp.where(action[0] < 0, 1.0, jnp.nan))
+
+    actions = onwards(1, 64)
+    actions[0, -1] = -1
+    _, after = run(wrap_for_training(Broken()), actions)
+    assert after.pipeline_state["t"][0].tolist() == [1] * 63 + [0]
+
+
 def test_a_curriculum_survives_auto_reset() -> None:
     class Curriculum(Walk):
         preserve_info = ("level",)
@@ -301,7 +313,7 @@ class Windy(Walk):
 
 
 def randomize(sys: System) -> tuple[System, System]:
-    winds = jnp.stack([10.0 * jnp.arange(BATCH), jnp.zeros(BATCH)], axis=1)
+    winds = np.stack([10.0 * np.arange(BATCH), np.zeros(BATCH)], axis=1, dtype=np.float32)
     in_axes = dataclasses.replace(jax.tree.map(lambda x: None, sys), wind=0)
     return dataclasses.replace(sys, wind=winds), in_axes
 
@@ -393,10 +405,13 @@ class Shared(Walk):
 @pytest.mark.parametrize("action_repeat", [1, 2])
 def test_arrays_that_the_batch_shares_are_left_alone(action_repeat: int) -> None:
     env = wrap_for_training(Shared(), 4, action_repeat)
-    start, after = run(env, onwards(4))
-    was, now = (s.pipeline_state["contacts"] for s in (start, after))
-    assert now.buffer.shape == (4, 7, 2)
-    assert np.all(now.force[-1] != was.force)
+    steps = 4 // action_repeat
+    for go in (run, run_seeds):
+        start, after = go(env, onwards(steps))
+        was, now = (state.pipeline_state["contacts"] for state in (start, after))
+        assert now.buffer.shape == (steps, 7, 2)
+        assert np.all(now.force[..., 0, :, :] == was.force)
+        assert np.all(now.force[..., -1, :, :] != was.force)
 
 
 def test_dtypes_stay_with_and_without_x64() -> None:

@@ -117,7 +117,7 @@ class EpisodeWrapper(Wrapper):
         metrics = {name: x for name, x in state.metrics.items() if name in sums}
         new = {**metrics, "sum_reward": state.reward, "length": taken}
         sums = {
-            name: jnp.where(starts, 0, x).astype(x.dtype) + new[name] for name, x in sums.items()
+            name: jnp.where(starts, jnp.zeros_like(x), x) + new[name] for name, x in sums.items()
         }
         info = {
             **state.info,
@@ -249,7 +249,7 @@ class AutoResetWrapper(Wrapper):
             )
             return pending.at[rows].set(0.0, mode="drop"), state
 
-        pending = state.done.astype(jnp.float32)
+        pending = (state.done > 0).astype(jnp.float32)
         return jax.lax.while_loop(
             lambda carry: jnp.any(carry[0] > 0), reset_some, (pending, state)
         )[1]
@@ -262,7 +262,9 @@ class AutoResetWrapper(Wrapper):
 
         def reset(key: jax.Array, domain: jax.Array) -> State:
             def take(axis: int | None, part: Any) -> Any:
-                return jax.tree.map(lambda x: x if axis is None else x.take(domain, axis), part)
+                return jax.tree.map(
+                    lambda x: x if axis is None else jnp.take(x, domain, axis), part
+                )
 
             system = jax.tree.map(take, batch._in_axes, batch._sys_v, is_leaf=_is_none)
             with batch.v_env_fn(system) as env:
@@ -281,7 +283,7 @@ def _as_one_batch(fun: Callable[..., Any], *args: Any) -> Any:
       fun: works on each element of a batch by itself.
       *args: (batch, ...) leaves, as the result has.
     """
-    # An environment may hold arrays of an outer transformation; `custom_vmap` has to be told.
+    # `fun` may use arrays that are batched under `vmap` too; `custom_vmap` has to be told of them.
     jaxpr, shapes = jax.make_jaxpr(fun, return_shape=True)(*args)
     batch = jax.tree.leaves(args)[0].shape[0]
 
@@ -294,7 +296,7 @@ def _as_one_batch(fun: Callable[..., Any], *args: Any) -> Any:
     @call.def_vmap
     def call_vmapped(axis_size: int, in_batched: Any, held: list[jax.Array], args: Any) -> Any:
         held_batched, args_batched = in_batched
-        if any(held_batched):  # the environments differ along the axis, and can't be one batch
+        if any(held_batched):  # the environment itself differs along the axis: slower, but right
             in_axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, in_batched)
             out = jax.vmap(evaluate, tuple(in_axes))(held, args)
         else:
