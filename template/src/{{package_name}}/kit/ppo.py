@@ -489,7 +489,8 @@ def _refuse_what_does_not_fit(env: Env, obs: Any, networks: PPONetworks, statist
 
     space = action_space_of(env)
     action = jax.eval_shape(act, jax.ShapeDtypeStruct((2,), jnp.uint32), obs)
-    if action.shape[1:] != space.shape or action.dtype != space.dtype:
+    # With JAX_ENABLE_X64 a float is float64.
+    if action.shape[1:] != space.shape or action.dtype.kind != space.dtype.kind:
         raise UsageError(
             f"The networks give actions of shape {action.shape[1:]} and dtype {action.dtype}, but "
             f"the environment takes {space}: build them for the environment's own action space."
