@@ -1,13 +1,14 @@
-"""The template's part of the package: not for editing, `copier update` keeps it current.
+"""Checker, PPO, networks, wrappers, run folders and command line.
 
-Nothing in here imports anything of yours: the environment, the encoder and the settings come in as
-arguments.
+From the template: changes of yours are kept, `copier update` merges new versions in.
+
+Nothing here imports your files: the environment, settings and networks arrive as arguments.
 """
 
 import contextlib
 import io
 
-# MuJoCo's mjx, which Brax imports, prints two lines about a package that nobody here needs.
+# Brax imports MuJoCo's mjx, which prints two lines about a package that is not needed.
 with contextlib.redirect_stdout(io.StringIO()):
     from brax.envs import register_environment
 
