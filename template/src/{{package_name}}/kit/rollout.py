@@ -4,6 +4,7 @@ From the template: changes of yours are kept, `copier update` merges new version
 """
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,9 +182,10 @@ def _draw(environment: Env, batch: State) -> Image.Image:
     if render is None:
         raise UsageError("the environment has no render(state)")
     try:
-        if getattr(render, "__func__", None) is PipelineEnv.render:  # Brax's own draws trajectories
-            return Image.fromarray(render([state.pipeline_state])[0])
-        return Image.fromarray(np.asarray(render(jax.device_get(state))))
+        with warnings.catch_warnings(action="ignore"):  # MuJoCo warns where there is no display
+            if getattr(render, "__func__", None) is PipelineEnv.render:  # it draws trajectories
+                return Image.fromarray(render([state.pipeline_state])[0])
+            return Image.fromarray(np.asarray(render(jax.device_get(state))))
     except Exception as error:
         hint = "; to draw without a display, set MUJOCO_GL=egl" * ("GL" in repr(error))
         raise UsageError(f"render raised {type(error).__name__}: {error}{hint}") from error
