@@ -1,4 +1,4 @@
-"""The scheduler: makes the stages one after another and applies the rules that each allows.
+"""What a rule is, the scheduler that applies the rules, and the report.
 
 From the template: changes of yours are kept, `copier update` merges new versions in.
 """
@@ -9,16 +9,100 @@ import os
 import sys
 import threading
 import time
+import typing
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from brax.envs.base import Env
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from ..actions import ActionSpace
-from .rules import RULES, Finding, Rule, Unseen, Violation
-from .stages import Attempt, Clock, Rollout, Settings, Traced, Wrapped, observe
-from .tracing import Failure, failure, text_of
+from .stages import STAGES, Clock, Settings, observe
+from .tracing import failure, text_of
 
-STAGES = (Settings, Attempt, Traced, Rollout, Wrapped)
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A rule that an environment breaks.
+
+    Attributes:
+      rule: its name, such as `done-scalar`; these names do not change.
+      severity: "error" if training would fail or learn something else, else "warning".
+      expected: what the rule asks for.
+      actual: what was found, and where.
+      fix: code or a sentence that repairs it.
+      parts: the leaves of the state that it is about, such as `info['wind']`.
+    """
+
+    rule: str
+    severity: Severity
+    expected: str
+    actual: str
+    fix: str
+    parts: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.actual} (expected: {self.expected}). Fix: {self.fix}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`actual`, `fix` and `parts` of a `Violation`."""
+
+    actual: str
+    fix: str
+    parts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """A rule could not be judged, since what it is about did not happen."""
+
+    why: str
+
+
+Look = Callable[..., Iterator[Finding | Unseen]]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule: `look` takes `stages` and yields what breaks it, once the rules it `needs` hold."""
+
+    id: str
+    severity: Severity
+    says: str
+    needs: tuple[str, ...]
+    stages: tuple[type, ...]
+    look: Look
+
+
+RULES: list[Rule] = []
+
+
+def rule(severity: Severity, says: str, needs: Iterable[str] = ()) -> Callable[[Look], Look]:
+    """Adds the function below to `RULES`: its name is the rule's, its parameters are stages."""
+
+    def add(look: Look) -> Look:
+        assert set(needs) <= {known.id for known in RULES}, needs
+        hints = typing.get_type_hints(look)
+        stages = tuple(kind for name, kind in hints.items() if name != "return")
+        name = look.__name__.replace("_", "-")
+        RULES.append(Rule(name, severity, says, tuple(needs), stages, look))
+        return look
+
+    return add
+
+
+def names(paths: Iterable[Any], shown: int = 4) -> str:
+    """The first few of many, and how many more there are."""
+    paths = list(paths)
+    more = f" and {len(paths) - shown} more" if len(paths) > shown else ""
+    return ", ".join(map(str, paths[:shown])) + more
 
 
 @dataclass(frozen=True)
@@ -46,7 +130,7 @@ class Report:
     def ok(self) -> bool:
         """Whether every rule of severity "error" was checked and is kept."""
         errors = {rule.id for rule in RULES if rule.severity == "error"}
-        return not errors & ({v.rule for v in self.violations} | set(self.unchecked))
+        return not errors & {*(v.rule for v in self.violations), *self.unchecked}
 
     def to_json(self) -> str:
         """The report as JSON text: "ok" and the attributes above."""
@@ -69,23 +153,18 @@ def check_env(
       seed: all keys and actions follow from it.
       episode_length: the time limit of an episode, as in training.
       action_repeat: how often each action is applied, as in training.
-      action_space: what `step` takes; None takes `env.action_space`, or tries numbers in [-1, 1]
-        and choices.
-      time_limit: seconds of tracing and running after which it stops. Compiling is not counted;
-        it may take four times as long.
+      action_space: what `step` takes. If None: `env.action_space`, or else what `step` is found to
+        take, numbers in [-1, 1] or a choice.
+      time_limit: seconds of tracing and running after which it stops. Compiling is not counted,
+        but may take at most four times as long.
 
     Returns:
       The violations, in the order of `RULES`; empty if all rules are kept. What `env` raises is
       among them and is not raised here.
     """
-    return examine(
-        env,
-        seed=seed,
-        episode_length=episode_length,
-        action_repeat=action_repeat,
-        action_space=action_space,
-        time_limit=time_limit,
-    ).violations
+    clock = Clock(time_limit)
+    settings = Settings(env, seed, episode_length, action_repeat, action_space, clock)
+    return _examine(settings).violations
 
 
 def examine(
@@ -98,22 +177,25 @@ def examine(
     time_limit: float = 60.0,
 ) -> Report:
     """Does what `check_env` does, and also says what was not checked."""
-    began, clock = time.monotonic(), Clock(time_limit)
+    clock = Clock(time_limit)
     settings = Settings(env, seed, episode_length, action_repeat, action_space, clock)
-    work = _Work(settings)
+    return _examine(settings)
+
+
+def _examine(settings: Settings) -> Report:
+    began, work = time.monotonic(), _Work(settings)
     # A thread, as neither a compilation nor a loop in `step` can be stopped from outside.
     worker = threading.Thread(target=work.run, daemon=True)
     worker.start()
-    while worker.is_alive() and not clock.over():
+    while worker.is_alive() and not settings.clock.over():
         worker.join(0.02)
-    stopped = worker.is_alive()
-    if stopped:
+    if stopped := worker.is_alive():
         atexit.register(_leave, worker)
     return work.report(time.monotonic() - began, stopped)
 
 
 def _leave(worker: threading.Thread) -> None:
-    """Ends the process: the interpreter would abort when it stops a thread that is in XLA."""
+    """Ends the process: the interpreter would abort as it stops a thread that is inside XLA."""
     if worker.is_alive():
         sys.stdout.flush()
         sys.stderr.flush()
@@ -127,64 +209,88 @@ class _Work:
     settings: Settings
     violations: list[Violation] = field(default_factory=list)
     held: set[str] = field(default_factory=set)
-    blocked: dict[str, str] = field(default_factory=dict)
     unseen: dict[str, str] = field(default_factory=dict)
     puzzles: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> None:
-        """Makes the stages, and judges each rule as soon as the stages that it takes are there."""
-        have: dict[type, object] = {Settings: self.settings}
+        """Makes the stages, and judges each rule once the stages that it takes are there."""
+        have: dict[type, Any] = {Settings: self.settings}
         try:
             for stage in observe(self.settings):
                 have[type(stage)] = stage
                 for rule in RULES:
-                    if rule.stages and max(rule.stages, key=STAGES.index) is type(stage):
+                    if max(rule.stages, key=STAGES.index) is type(stage):
                         self.judge(rule, have)
         except BaseException as error:
-            self.crash(failure(error, self.settings.env))
+            if not any(v.severity == "error" for v in self.violations):
+                what = failure(error, self.settings.env)
+                broken = next(rule for rule in RULES if rule.id == "runs-compiled")
+                self.add(broken, Finding(f"{what}, when compiled and run", f"correct {what.where}"))
 
-    def judge(self, rule: Rule, have: dict[type, object]) -> None:
-        if any(need not in self.held for need in rule.needs):
+    def judge(self, rule: Rule, have: dict[type, Any]) -> None:
+        if not self.held.issuperset(rule.needs):
             return
-        reported = {part for v in self.violations for part in v.parts}
-        kept = True
+        errors = [v for v in self.violations if v.severity == "error"]
+        reported = {part for v in errors for part in v.parts}
         try:
-            for found in rule.look(*(have[stage] for stage in rule.stages)):
-                if isinstance(found, Unseen):
-                    self.unseen[rule.id] = found.why
-                    continue
-                kept = False
-                if not found.parts or not reported.issuperset(found.parts):
-                    self.add(rule, found)
+            found = list(rule.look(*(have[stage] for stage in rule.stages)))
         except BaseException as error:  # an environment stranger than the rule expects
-            why = f"could not be judged: {type(error).__name__} {text_of(error)}"
-            self.puzzles[rule.id] = why
+            self.puzzles[rule.id] = f"could not be judged: {type(error).__name__} {text_of(error)}"
             return
-        if kept:
+        breaks = [x for x in found if isinstance(x, Finding)]
+        self.unseen.update((rule.id, x.why) for x in found if isinstance(x, Unseen))
+        for finding in breaks:
+            # An error in these parts of the state is reported: this one only follows from it.
+            if not finding.parts or not reported.issuperset(finding.parts):
+                self.add(rule, finding)
+        if not breaks:
             self.held.add(rule.id)
 
-    def add(self, rule: Rule, found: Finding) -> None:
-        self.violations.append(
-            Violation(rule.id, rule.severity, rule.says, found.actual, found.fix, found.parts)
-        )
-
-    def crash(self, fail: Failure) -> None:
-        if not any(v.severity == "error" for v in self.violations):
-            rule = next(rule for rule in RULES if rule.id == "runs-compiled")
-            self.add(rule, Finding(f"{fail} when it is compiled and run", f"correct {fail.where}"))
+    def add(self, rule: Rule, x: Finding) -> None:
+        found = Violation(rule.id, rule.severity, rule.says, x.actual, x.fix, x.parts)
+        self.violations.append(found)
 
     def report(self, seconds: float, stopped: bool) -> Report:
-        violations, held = list(self.violations), set(self.held)
-        judged = held | set(self.puzzles) | {v.rule for v in violations}
-        broken = any(v.severity == "error" for v in violations)
+        violations, unchecked = list(self.violations), dict(self.puzzles)
+        judged = {*self.held, *unchecked, *(v.rule for v in violations)}
         rest = [rule.id for rule in RULES if rule.id not in judged]
-        unchecked, waiting = dict(self.puzzles), []
-        if stopped:
-            unchecked |= dict.fromkeys(rest, "the time was up")
-        elif broken:
-            waiting = rest
-        else:
-            unchecked |= dict.fromkeys(rest, "it could not be reached")
+        waits = not stopped and any(v.severity == "error" for v in violations)
+        if not waits:
+            why = "the time was up" if stopped else "a rule that it needs was not checked"
+            unchecked |= dict.fromkeys(rest, why)
         order = [rule.id for rule in RULES]
         violations.sort(key=lambda v: order.index(v.rule))
-        return Report(violations, unchecked, waiting, dict(self.unseen), seconds, stopped)
+        unseen = {rule: why for rule, why in self.unseen.items() if rule in judged}
+        return Report(violations, unchecked, rest * waits, unseen, seconds, stopped)
+
+
+MARKS = {"error": Text("✗", "bold red"), "warning": Text("!", "bold yellow")}
+
+
+def format_report(report: Report) -> RenderableType:
+    """The rules: ✓ kept, ✗ broken, ! look twice, ? not seen, · not checked; then what to fix."""
+    broken = {v.rule: MARKS[v.severity] for v in report.violations}
+    rules = Table(box=None, show_header=False, pad_edge=False)
+    for rule in RULES:
+        mark, says = broken.get(rule.id, Text("✓", "green")), Text(rule.says)
+        if rule.id in report.unchecked:
+            mark, says = Text("·", "dim"), Text(f"not checked: {report.unchecked[rule.id]}", "dim")
+        elif rule.id in report.unseen and rule.id not in broken:
+            mark, says = Text("?", "yellow"), Text(f"not seen: {report.unseen[rule.id]}", "yellow")
+        if rule.id not in report.waiting:
+            rules.add_row(mark, rule.id, says)
+    below: list[RenderableType] = []
+    for v in report.violations:
+        fix = Table(box=None, show_header=False, pad_edge=False)
+        fix.add_row(MARKS[v.severity], Text(v.rule, "bold"))
+        for word, text in (("expected", v.expected), ("found", v.actual), ("fix", v.fix)):
+            fix.add_row("", Text(word, "dim"), Text(text))
+        below += [Text(), fix]
+    if report.waiting:
+        what = f"Checked once these errors are fixed: {', '.join(report.waiting)}."
+        below += [Text(), Text(what, "dim")]
+    errors = sum(v.severity == "error" for v in report.violations)
+    counts = [(errors, "error", ""), (len(report.violations) - errors, "warning", "")]
+    counts += [(len(report.unchecked), "rule", " not checked")] * bool(report.unchecked)
+    last = ", ".join(f"{n} {what}{'s' * (n != 1)}{more}" for n, what, more in counts)
+    return Group(rules, *below, Text(), Text(f"{last}; {report.seconds:.1f} s"))

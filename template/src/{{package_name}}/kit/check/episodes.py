@@ -8,15 +8,16 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 import numpy as np
 
+from .engine import Finding, Unseen, names, rule
 from .purity import PURE
-from .rules import Finding, Unseen, key_of, names, rule
-from .stages import Rollout, Settings, Traced
-from .tracing import leaves, part
+from .rollout import Rollout
+from .stages import Settings, Traced
+from .tracing import key_of, leaves, part
 
 
 def _at(rollout: Rollout, t: int, i: int) -> str:
     """When and under which actions: the step within its episode, and of the whole run."""
-    began = int(np.flatnonzero(rollout.restart[: t + 1, i])[-1])
+    began = int(np.flatnonzero(rollout.series["restart"][: t + 1, i])[-1])
     later = f" of a later episode (step {t + 1} in all)" if began else ""
     return f"at step {t + 1 - began}{later} under {rollout.kinds[i]}"
 
@@ -28,8 +29,11 @@ def runs_compiled(rollout: Rollout) -> Iterator[Finding]:
 
 @rule("error", "after `reset`, `reward` and `done` are 0")
 def reset_at_zero(rollout: Rollout) -> Iterator[Finding]:
-    for name, values in (("reward", rollout.reset_reward), ("done", rollout.reset_done)):
-        values = values[rollout.restart]
+    for name, values in (
+        ("reward", rollout.series["reset_reward"]),
+        ("done", rollout.series["reset_done"]),
+    ):
+        values = values[rollout.series["restart"]]
         if np.any(wrong := values != 0):
             what = f"{name} is {values[wrong][0]:g} after {np.sum(wrong)} of {len(values)} resets"
             yield Finding(what, f"{name}=jnp.zeros(())  # in reset", (name,))
@@ -37,19 +41,18 @@ def reset_at_zero(rollout: Rollout) -> Iterator[Finding]:
 
 @rule("error", "`done` is 0 or 1", ["done-scalar"])
 def done_binary(traced: Traced, rollout: Rollout) -> Iterator[Finding | Unseen]:
-    done, fix = rollout.done, "done=(done > 0.5).astype(jnp.float32)"
-    wrong = (done != 0) & (done != 1) & ~np.isnan(done)
-    if np.any(wrong):
-        t, i = np.argwhere(wrong)[0]
+    done, fix = rollout.series["done"], "done=(done > 0.5).astype(jnp.float32)"
+    wrong = np.argwhere((done != 0) & (done != 1) & ~np.isnan(done))
+    possible = traced.step.outputs["done"].possible or {0.5}
+    ends = possible - {0.0}  # what `done` is at an episode's end, as far as tracing can tell
+    if len(wrong):
+        t, i = wrong[0]
         yield Finding(f"done is {done[t, i]:g} {_at(rollout, t, i)}", fix, ("done",))
-    elif traced.done is None or not traced.done <= {0.0, 1.0}:
-        if traced.done and traced.done - {0.0} and 1.0 not in traced.done:
-            what = (
-                f"done is {names(f'{x:g}' for x in sorted(traced.done - {0.0}))} when it is not 0"
-            )
-            yield Finding(what, fix, ("done",))
-        elif not np.any(done == 1):
-            yield Unseen(f"no episode ended by itself in {rollout.steps} steps")
+    elif ends and ends.isdisjoint({1.0, 0.5}):
+        values = names(f"{x:g}" for x in sorted(ends))
+        yield Finding(f"done is {values} at the end of an episode", fix, ("done",))
+    elif not ends <= {1.0} and not np.any(done == 1):
+        yield Unseen(f"no episode ended by itself in {rollout.steps} steps")
 
 
 @rule("error", "no NaN and no infinity, in any episode or shortly after its end")
@@ -71,8 +74,8 @@ def finite(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
         later = sorted({h[2] for h in hits} - set(first))
         at_reset = t == 0 and not all(np.all(np.isfinite(starts[p])) for p in first)
         when = "after reset" if at_reset else _at(rollout, t, i)
-        if not at_reset and rollout.past[t, i] > 0:
-            when += f", {rollout.past[t, i]} steps past the episode's end"
+        if not at_reset and rollout.series["past"][t, i] > 0:
+            when += f", {rollout.series['past'][t, i]} steps past the episode's end"
         what = f"{names(first)}: {kinds} {when}" + (f"; later {names(later)} too" if later else "")
         fix = "jnp.sqrt(jnp.maximum(x, 0.0)), x / jnp.maximum(y, 1e-6), jnp.clip(v, -VMAX, VMAX)"
         yield Finding(what, fix, tuple(first))
@@ -92,10 +95,10 @@ def metric_per_step(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
 
 def _running_sums(rollout: Rollout) -> Iterator[tuple[str, str]]:
     """Metrics that are the sum of the rewards, or of another metric, since the episode began."""
-    running, restart = rollout.past <= 0, rollout.restart
+    running, restart = rollout.series["past"] <= 0, rollout.series["restart"]
     index = np.arange(len(restart))[:, None]
     begins = np.maximum.accumulate(np.where(restart, index, 0), axis=0)
-    for total, terms in {"reward": rollout.reward, **rollout.metrics}.items():
+    for total, terms in {"reward": rollout.series["reward"], **rollout.metrics}.items():
         terms = np.where(np.isfinite(terms), terms, 0.0).astype(np.float64)
         if np.ptp(terms[running]) == 0:
             continue
@@ -150,14 +153,15 @@ def action_matters(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
 
 @rule("warning", "episodes last longer than one step", ["done-scalar", "done-binary", "finite"])
 def one_step_episode(rollout: Rollout) -> Iterator[Finding]:
-    if np.all(rollout.done[rollout.restart] == 1):
-        what = f"all {int(np.sum(rollout.restart))} episodes ended at their first step"
+    if np.all(rollout.series["done"][rollout.series["restart"]] == 1):
+        what = f"all {int(np.sum(rollout.series['restart']))} episodes ended at their first step"
         yield Finding(what, "done=jnp.zeros(())  # unless this is a bandit")
 
 
 @rule("warning", "episodes can end before the time limit", ["done-scalar", "finite", "time-limit"])
 def episode_ends(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
-    if rollout.ended == 0 and traced.done != {0.0}:
+    possible = traced.step.outputs["done"].possible
+    if not np.any(rollout.series["past"] == 0) and possible != {0.0}:
         what = f"no episode ended by itself in {rollout.steps} steps: all are cut off by the time "
         fix = "raise episode_length if the task takes longer than that"
         yield Finding(what + "limit", fix)
@@ -191,7 +195,7 @@ def _dead_channel(span: np.ndarray) -> str | None:
     for channels in range(2, 17):
         planes = span[: span.size - span.size % channels].reshape(-1, channels)
         dead = np.all(planes == 0, axis=0)
-        if span.size > IMAGE and span.size % channels == 0 and len(planes) >= 25:
-            if np.any(dead) and not np.all(dead):
-                return f"channel {names(np.flatnonzero(dead))} of {channels}"
+        flat = span.size > IMAGE and span.size % channels == 0 and len(planes) >= 25
+        if flat and np.any(dead) and not np.all(dead):
+            return f"channel {names(np.flatnonzero(dead))} of {channels}"
     return None

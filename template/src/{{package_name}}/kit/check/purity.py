@@ -7,31 +7,20 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .rules import Finding, names, rule
-from .stages import Attempt, Rollout, Settings, Traced
-from .tracing import Failure, is_key, leaves, part, snapshot
+from .engine import Finding, names, rule
+from .form import FORM
+from .rollout import Rollout
+from .stages import Settings, Traced, Wrapped
+from .tracing import Call, Failure, is_key, leaves, part, snapshot
 
 PURE = ("no-self-write", "no-tracer-leak", "host-randomness", "given-state-kept")
-
-
-@rule("error", "`reset` and `step` do not write to `self`")
-def no_self_write(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
-    hangs = snapshot(settings.env)
-    for function, calls in (("reset", attempt.resets), ("step", attempt.steps)):
-        again = {name for call in calls[1:] for name in (*call.written, *call.made)}
-        # What only the first call wrote is a constant made late, unless it is a traced value.
-        first = {name for call in calls[:1] for name in call.written}
-        if len(calls) > 1:
-            first = {name for name in first if name in hangs and hangs[name].traced}
-        found = [n for n in sorted(first | again) if n not in hangs or not hangs[n].generator]
-        if found:
-            fix = "keep it in pipeline_state: reset puts it there and step returns the next value"
-            yield Finding(f"{function} writes {names(found)}", fix)
 
 
 @rule("error", "no traced value outlives `reset` or `step`", ["no-self-write"])
 def no_tracer_leak(traced: Traced) -> Iterator[Finding]:
     for function, holder in traced.leaks.items():
+        if holder is None:
+            continue
         fix = "return it, in info or pipeline_state, instead of keeping it elsewhere"
         yield Finding(f"{function} leaves a traced value in {holder}", fix)
 
@@ -63,7 +52,8 @@ def host_randomness(settings: Settings, traced: Traced) -> Iterator[Finding]:
     ["no-self-write", "no-tracer-leak", "host-randomness"],
 )
 def given_state_kept(traced: Traced) -> Iterator[Finding]:
-    once, again = traced.step.outputs, traced.twice.outputs if traced.twice else {}
+    once = traced.step.outputs
+    again = traced.twice.outputs if isinstance(traced.twice, Call) else {}
     changed = [p for p in once if p in again and once[p].digest != again[p].digest]
     if changed:
         given = traced.step.given
@@ -144,3 +134,24 @@ def vmap_equals_loop(rollout: Rollout) -> Iterator[Finding]:
         fix = 'jax.pure_callback(f, shape, x, vmap_method="sequential")  # or write it with jnp'
         more = f" (and {len(rollout.alone) - 1} more)" if len(rollout.alone) > 1 else ""
         yield Finding(f"{path}{more} after {function} differs between a batch and a loop", fix)
+
+
+@rule("warning", "`step` returns new dicts and does not write to those it is given")
+def state_in_place(traced: Traced) -> Iterator[Finding]:
+    if given := [path for path in traced.step.given if path in traced.reset.leaves]:
+        fix = f"return the new values in state.replace({part(given[0])}=...) instead"
+        yield Finding(f"step writes {names(given)} in place", fix, tuple(given))
+
+
+@rule(
+    "error",
+    "it runs, and restarts, in the training wrappers",
+    [*FORM, *PURE, "one-trace", "same-bits", "auto-reset", "vmap-equals-loop"],
+)
+def survives_wrappers(wrapped: Wrapped) -> Iterator[Finding]:
+    fix = "return what `step` was given with state.replace(...), in the same shapes"
+    for name, fail in wrapped.failures.items():
+        yield Finding(f"in {name}, {fail}", fix)
+    if wrapped.restarted and not wrapped.failures:
+        what = f"reset computes {names(wrapped.restarted)} differently when auto-reset calls it"
+        yield Finding(what, "let reset depend on its key alone, not on who calls it")

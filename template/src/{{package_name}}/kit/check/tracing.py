@@ -1,4 +1,4 @@
-"""What a call of `reset` or `step` does, seen by tracing it. Nothing is judged here.
+"""What a call of `reset` or `step` does, seen by tracing it, and how states are compared.
 
 From the template: changes of yours are kept, `copier update` merges new versions in.
 """
@@ -54,22 +54,22 @@ def text_of(error: BaseException) -> str:
 
 def failure(error: BaseException, env: Env) -> Failure:
     """Finds the user's own line in the traceback of `error`."""
-    frames = list(traceback.extract_tb(error.__traceback__))
+    frames = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
     text = text_of(error)
     lines = text.strip().splitlines() or [""]
     inside = re.findall(r'File "(.+)", line (\d+)', text)
     if inside:  # an error in a callback, whose traceback is part of the message
-        frames += [traceback.FrameSummary(name, int(line), "") for name, line in inside]
+        frames += inside
         lines = [line for line in lines if re.match(r"\w+(Error|Exception)\b", line)][-1:] or lines
     try:
-        source = inspect.getsourcefile(type(env)) or ""
+        source = inspect.getsourcefile(type(env))
     except Exception:
-        source = ""
-    kit = str(Path(__file__).parents[1])
-    libraries = (*site.getsitepackages(), sysconfig.get_paths()["stdlib"], kit, "<")
-    own = [f for f in frames if source and f.filename == source]
-    own = [f for f in frames if not f.filename.startswith(libraries)] or own
-    where = f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else type(env).__name__
+        source = None
+    libraries = (*site.getsitepackages(), sysconfig.get_paths()["stdlib"])
+    libraries += (str(Path(__file__).parents[1]), "<")
+    own = [f for f in frames if f[0] == source]
+    own = [f for f in frames if not f[0].startswith(libraries)] or own
+    where = f"{Path(own[-1][0]).name}:{own[-1][1]}" if own else type(env).__name__
     says = " ".join(line.strip() for line in lines[: 4 if lines[0].endswith(":") else 1])
     kind = type(error).__name__
     return Failure(error, where, f"{kind}: {says}"[:400] if says else kind)
@@ -100,10 +100,65 @@ def part(path: str) -> str:
     return re.split(r"[.\[]", path)[0]
 
 
+def key_of(path: str) -> str:
+    """The first key in a path: `wind` for `info['wind']`; empty where there is none."""
+    return path.split("['")[1].split("']")[0] if "['" in path else ""
+
+
 def is_key(leaf: Any) -> bool:
     """Whether a leaf holds random keys, typed or raw."""
     typed = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return typed or (leaf.dtype == jnp.uint32 and leaf.shape[-1:] == (2,))
+
+
+def bits(leaf: Any) -> bytes:
+    """The bits of an array."""
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return np.asarray(leaf).tobytes()
+
+
+def unequal(a: Tree, b: Tree) -> list[str]:
+    """Paths at which two states do not hold the same bits."""
+    left, right = leaves(a), leaves(b)
+    return [p for p in left if p in right and bits(left[p]) != bits(right[p])]
+
+
+def far_apart(a: Tree, b: Tree) -> list[str]:
+    """Paths at which two states differ by more than rounding: compilers may round in any order."""
+
+    def alike(x: Any, y: Any) -> bool:
+        x, y = (v if hasattr(v, "dtype") else np.asarray(v) for v in (x, y))
+        if (x.shape, x.dtype) != (y.shape, y.dtype):
+            return True  # another rule's
+        if jnp.issubdtype(x.dtype, jnp.inexact):
+            wide = np.complex128 if jnp.iscomplexobj(x) else np.float64
+            x, y = np.asarray(x, wide), np.asarray(y, wide)
+            return np.allclose(x, y, rtol=1e-2, atol=1e-2, equal_nan=True)
+        if x.dtype == np.uint8 and x.size >= 64:  # an image: a level more or less here and there
+            off = np.abs(np.asarray(x, int) - np.asarray(y, int))
+            return bool(np.max(off) <= 1 and np.mean(off) < 0.1)
+        return bits(x) == bits(y)
+
+    left, right = leaves(a), leaves(b)
+    return sorted(p for p in left.keys() & right.keys() if not alike(left[p], right[p]))
+
+
+def conform(new: Tree, like: Tree) -> Tree:
+    """`new` with the structure, shapes and dtypes of `like`, and where it lacks a leaf, `like`'s.
+
+    So that a run can go on after a step that returns something else than it got.
+    """
+    given = leaves(new)
+
+    def fit(path: str, old: Any) -> Any:
+        x = given.get(path, old)
+        if jnp.shape(x) != jnp.shape(old):
+            x = jnp.reshape(x, jnp.shape(old)) if jnp.size(x) == jnp.size(old) else old
+        return x if is_key(old) else jax.lax.convert_element_type(x, old.dtype)
+
+    fitted = [fit(path, old) for path, old in leaves(like).items()]
+    return jax.tree.unflatten(jax.tree.structure(like), fitted)
 
 
 # TRACING: what a call does, without running it.
@@ -115,8 +170,7 @@ class Call:
 
     Attributes:
       state: what it returned, a `State` of `jax.ShapeDtypeStruct`.
-      closed: the program, a `ClosedJaxpr`.
-      reading: what the program computes.
+      closed: the program, a `ClosedJaxpr`; `reading`: what it computes.
       numbers: paths of leaves that are Python numbers.
       given: paths of the state it was given at which it wrote something else, in place.
       written: what it changed on the environment, such as `self.count`.
@@ -148,11 +202,7 @@ class Call:
 
 
 class NotAState(TypeError):
-    """`reset` or `step` returned something that is not a `State` of arrays.
-
-    Attributes:
-      path: the leaf that is not an array; None where the whole is not a `State`.
-    """
+    """What was returned is not a `State` of arrays; `path` is the leaf at fault, if it is one."""
 
     def __init__(self, message: str, path: str | None = None) -> None:
         super().__init__(message)
@@ -167,16 +217,14 @@ def trace(env: Env, function: Callable[..., State], *args: Any) -> Call | Failur
         before = leaves(args[0])
         state = function(*args)
         after = leaves(args[0])
-        paths = {**before, **after}
-        seen["given"] = tuple(p for p in paths if before.get(p) is not after.get(p))
+        given = [p for p in {**before, **after} if before.get(p) is not after.get(p)]
         if not isinstance(state, State):
             raise NotAState(f"a {type(state).__name__}")
         for path, leaf in leaves(state).items():
             if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float):
                 raise NotAState(f"{path} as {leaf!r:.40}, a {type(leaf).__name__}", path)
-        seen["numbers"] = frozenset(
-            p for p, leaf in leaves(state).items() if type(leaf) in (bool, int, float)
-        )
+        plain = (p for p, leaf in leaves(state).items() if type(leaf) in (bool, int, float))
+        seen.update(given=tuple(given), numbers=frozenset(plain))
         return state
 
     mine, theirs = snapshot(env), _host_random_state()
@@ -187,17 +235,15 @@ def trace(env: Env, function: Callable[..., State], *args: Any) -> Call | Failur
             jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=x.weak_type) for x in closed.out_avals
         ]
         state = jax.tree.unflatten(jax.tree.structure(state), shapes)
-        # `done` is 0 in the states that training hands to `step`.
+        # While an episode runs, `done` of the given state is 0.
         paths = list(leaves(args[0]))
         zero = {paths.index("done"): [0.0]} if "done" in paths else {}
         reading = jaxprs.read(closed, zero)
     except BaseException as error:
         return failure(error, env)
     written, made = _changes(mine, snapshot(env))
-    random_state = theirs != _host_random_state()
-    return Call(
-        state, closed, reading, written=written, made=made, host_random=random_state, **seen
-    )
+    drawn = theirs != _host_random_state()
+    return Call(state, closed, reading, written=written, made=made, host_random=drawn, **seen)
 
 
 def _host_random_state() -> bytes:
@@ -207,36 +253,55 @@ def _host_random_state() -> bytes:
 
 SCALARS = (bool, int, float, complex, str, bytes, type(None))
 GENERATORS = (np.random.Generator, np.random.RandomState, random.Random)
+OPAQUE = (*SCALARS, *GENERATORS, jax.Array, np.ndarray, type, types.ModuleType)
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One value that hangs on an environment, in a form that can be compared later."""
+class Hanging:
+    """A value that hangs on an environment, in a form that can be compared later."""
 
     content: Any
     traced: bool = False
     generator: bool = False
 
+    @classmethod
+    def of(cls, x: Any, made: bool) -> "Hanging":
+        """`made`: a mapping made `x` when it was asked for it, so the id of `x` means nothing."""
+        if isinstance(x, jax.core.Tracer):
+            return cls(id(x), traced=True)
+        if isinstance(x, np.ndarray):
+            some = x if x.nbytes < 1_000_000 else x.reshape(-1)[:: x.size // 10_000]
+            return cls((x.shape, str(x.dtype), some.tobytes()))
+        if isinstance(x, np.random.Generator):
+            return cls(repr(x.bit_generator.state), generator=True)
+        if isinstance(x, np.random.RandomState | random.Random):
+            state = x.getstate() if isinstance(x, random.Random) else x.get_state()
+            return cls(repr(state), generator=True)
+        return cls(x if isinstance(x, SCALARS) else type(x).__name__ if made else id(x))
 
-def snapshot(env: Env) -> dict[str, Seen]:
+
+def snapshot(env: Env) -> dict[str, Hanging]:
     """Everything that hangs on an environment, by name."""
-    found: dict[str, Seen] = {}
+    found: dict[str, Hanging] = {}
     visited: set[int] = set()
 
     def visit(name: str, x: Any, depth: int, made: bool = False) -> None:
-        """`made`: a mapping made `x` when it was asked for it, so the id of `x` means nothing."""
         try:
-            found[name] = _seen(x, made)
-            opaque = isinstance(x, (*SCALARS, *GENERATORS, jax.Array, np.ndarray, type))
-            opaque |= isinstance(x, types.ModuleType) or callable(x)
-            if opaque or depth == 0 or id(x) in visited:
+            found[name] = Hanging.of(x, made)
+            if isinstance(x, OPAQUE) or callable(x) or depth == 0 or id(x) in visited:
                 return
             visited.add(id(x))
             made = made or (isinstance(x, Mapping) and not isinstance(x, dict))
-            for inner, value in _members(name, x):
-                visit(inner, value, depth - 1, made)
+            if isinstance(x, Mapping):
+                inner = [(f"[{key!r}]", value) for key, value in x.items()]
+            elif isinstance(x, list | tuple | set):
+                inner = [(f"[{i}]", value) for i, value in enumerate(x)]
+            else:
+                inner = [(f".{key}", value) for key, value in getattr(x, "__dict__", {}).items()]
+            for key, value in inner:
+                visit(name + key, value, depth - 1, made)
         except BaseException:  # it can't be looked at: assume that it stays as it is
-            found[name] = Seen("unknown")
+            found[name] = Hanging("unknown")
 
     for name, value in getattr(env, "__dict__", {}).items():
         visit(f"self.{name}", value, 5)
@@ -248,55 +313,18 @@ def snapshot(env: Env) -> dict[str, Seen]:
     return found
 
 
-def _seen(x: Any, made: bool) -> Seen:
-    if isinstance(x, jax.core.Tracer):
-        return Seen(id(x), traced=True)
-    if isinstance(x, np.ndarray):
-        some = x if x.nbytes < 1_000_000 else x.reshape(-1)[:: x.size // 10_000]
-        return Seen((x.shape, str(x.dtype), some.tobytes()))
-    if isinstance(x, np.random.Generator):
-        return Seen(repr(x.bit_generator.state), generator=True)
-    if isinstance(x, np.random.RandomState):
-        return Seen(repr(x.get_state()), generator=True)
-    if isinstance(x, random.Random):
-        return Seen(x.getstate(), generator=True)
-    return Seen(x if isinstance(x, SCALARS) else type(x).__name__ if made else id(x))
-
-
-def _members(name: str, x: Any) -> list[tuple[str, Any]]:
-    if isinstance(x, Mapping):
-        return [(f"{name}[{key!r}]", value) for key, value in x.items()]
-    if isinstance(x, list | tuple | set):
-        return [(f"{name}[{i}]", value) for i, value in enumerate(x)]
-    return [(f"{name}.{key}", value) for key, value in getattr(x, "__dict__", {}).items()]
-
-
-def _changes(
-    before: dict[str, Seen], after: dict[str, Seen]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _changes(before: dict[str, Hanging], after: dict[str, Hanging]) -> list[tuple[str, ...]]:
     """Names whose value changed, and names that are new or were None; the deepest of each."""
-    nothing = Seen(None)
-    new = [
-        name
-        for name, value in after.items()
-        if before.get(name, nothing) == nothing != value and not value.traced
-    ]
+    nothing = Hanging(None)
+    new = [n for n, x in after.items() if before.get(n, nothing) == nothing != x and not x.traced]
     changed = [n for n in {**before, **after} if n not in new and before.get(n) != after.get(n)]
-
-    def deepest(names: list[str]) -> tuple[str, ...]:
-        return tuple(n for n in names if not any(m != n and m.startswith(n) for m in names))
-
-    return deepest(changed), deepest(new)
-
-
-# WRAPPERS: what they add to a state.
+    return [
+        tuple(n for n in some if not any(m != n and m.startswith(n) for m in some))
+        for some in (changed, new)
+    ]
 
 
-def _number() -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((), jnp.float32)
-
-
-# Entries that Brax's and this package's training wrappers add.
+# Entries that Brax's and this package's training wrappers add to a state.
 WRAPPER_METRICS = ("reward",)
 WRAPPER_INFO = ("steps", "truncation", "episode_done", "episode_metrics", "eval_metrics")
 WRAPPER_INFO += ("first_obs", "first_pipeline_state", "final_obs", "reset_key")
@@ -304,14 +332,9 @@ WRAPPER_INFO += ("first_obs", "first_pipeline_state", "final_obs", "reset_key")
 
 def with_wrapper_entries(state: State) -> State:
     """`state` as the training wrappers give it to `step`."""
-    episode = {name: _number() for name in ("sum_reward", "length", *state.metrics)}
-    info: dict[str, Any] = {name: _number() for name in WRAPPER_INFO}
-    info |= {"episode_metrics": episode, "reset_key": KEY, "first_obs": state.obs}
-    info |= {"first_pipeline_state": state.pipeline_state}
-    return state.replace(
-        metrics={"reward": _number(), **state.metrics}, info={**info, **state.info}
-    )
-
-
-def without_failures(calls: list[Call | Failure]) -> tuple[Call, ...]:
-    return tuple(call for call in calls if isinstance(call, Call))
+    number = jax.ShapeDtypeStruct((), jnp.float32)
+    info: dict[str, Any] = dict.fromkeys(WRAPPER_INFO, number)
+    info["episode_metrics"] = dict.fromkeys(("sum_reward", "length", *state.metrics), number)
+    info |= {"reset_key": KEY, "first_obs": state.obs, "first_pipeline_state": state.pipeline_state}
+    metrics = {**dict.fromkeys(WRAPPER_METRICS, number), **state.metrics}
+    return state.replace(metrics=metrics, info={**info, **state.info})

@@ -1,0 +1,364 @@
+"""Rules: it runs, declares its sizes, and its state keeps one form.
+
+From the template: changes of yours are kept, `copier update` merges new versions in.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .engine import Finding, names, rule
+from .jaxprs import input_digest
+from .stages import Attempt, Settings, Traced, is_size
+from .tracing import (
+    WRAPPER_INFO,
+    WRAPPER_METRICS,
+    Call,
+    Failure,
+    NotAState,
+    containers,
+    key_of,
+    leaves,
+    part,
+    snapshot,
+    with_wrapper_entries,
+)
+
+FIXES = {
+    jax.errors.TracerBoolConversionError: "jnp.where(condition, a, b)  # instead of `if`",
+    jax.errors.TracerArrayConversionError: "jnp.sin(x)  # jnp instead of np for traced values",
+    jax.errors.TracerIntegerConversionError: "jnp.asarray(table)[index]  # a jnp array",
+    jax.errors.ConcretizationTypeError: "x.astype(jnp.float32)  # instead of float(x) or int(x)",
+    KeyError: "add that key in reset, to the same dict",
+    NotImplementedError: "implement it: the class inherits it from brax's Env",
+}
+
+
+def _raised(fail: Failure) -> Finding:
+    kinds = (fix for kind, fix in FIXES.items() if isinstance(fail.error, kind))
+    return Finding(str(fail), next(kinds, f"correct {fail.where}"))
+
+
+def _shape(leaf: Any) -> str:
+    return f"{leaf.shape} {leaf.dtype}"
+
+
+@rule("error", "`reset(rng)` runs on a raw (2,) uint32 key")
+def reset_runs(attempt: Attempt) -> Iterator[Finding]:
+    if isinstance(attempt.reset, Failure) and not isinstance(attempt.reset.error, NotAState):
+        yield _raised(attempt.reset)
+
+
+@rule("error", "`step(state, action)` runs on the state that `reset` returned", ["reset-runs"])
+def step_runs(attempt: Attempt) -> Iterator[Finding]:
+    step = attempt.step
+    if isinstance(step, Failure) and not isinstance(step.error, NotAState):
+        # `step` may only meet what `reset` left on `self`, which another rule reports.
+        leaked = isinstance(step.error, jax.errors.UnexpectedTracerError)
+        if not (leaked and any(call.written for call in attempt.resets)):
+            yield _raised(step)
+
+
+@rule("error", "`reset` and `step` return a brax `State` whose leaves are arrays")
+def returns_state(attempt: Attempt) -> Iterator[Finding]:
+    fixes = {
+        "reset": "return State(pipeline_state, obs, reward, done, metrics, info)",
+        "step": "return state.replace(obs=obs, reward=reward, done=done)",
+    }
+    for name, call in (("reset", attempt.reset), ("step", attempt.step)):
+        if isinstance(call, Failure) and isinstance(call.error, NotAState):
+            path, fix = call.error.path, fixes[name]
+            if path:
+                fix = f"leave {path} out of the state: what never changes goes on self, in __init__"
+            yield Finding(f"{name} returns {call.error}", fix)
+
+
+@rule("error", "`observation_size` is the size of the observation that `reset` returns")
+def observation_size(attempt: Attempt) -> Iterator[Finding]:
+    size, reset = attempt.observation_size, attempt.reset
+    if isinstance(size, Failure):
+        yield _raised(size)
+    elif isinstance(reset, Call) and (obs := reset.of("obs")):
+        flat = list(obs) == ["obs"]
+        shapes = {key_of(path): leaf.shape for path, leaf in obs.items()}
+        if flat and len(shapes[""]) != 1:
+            fix = "obs=obs.reshape(-1)  # in reset and step"
+            yield Finding(f"reset returns obs of shape {shapes['']}", fix, ("obs",))
+            return
+        said: dict[Any, Any] = {"": size} if flat else {}
+        said = dict(size) if isinstance(size, Mapping) and not flat else said
+        if {key: (int(n),) if is_size(n) else n for key, n in said.items()} != shapes:
+            sizes = {key: shape[0] if len(shape) == 1 else shape for key, shape in shapes.items()}
+            what = names(f"{path} of shape {leaf.shape}" for path, leaf in obs.items())
+            what = f"observation_size is {size!r}, a {type(size).__name__}; reset returns {what}"
+            yield Finding(what, f"return {sizes[''] if flat else sizes}  # in observation_size")
+
+
+@rule("error", "`action_size` is an int, and `step` takes actions of that size")
+def action_size(attempt: Attempt) -> Iterator[Finding]:
+    size, declared, space = attempt.action_size, attempt.declared, attempt.space
+    fix = f"return {space.size}  # in action_size"
+    if isinstance(size, Failure):
+        yield _raised(size)
+    elif not is_size(size):
+        yield Finding(f"action_size is {size!r}, a {type(size).__name__}", fix)
+    elif attempt.refused is not None:
+        fix = f"ACTION_SPACE = {space}" if declared else fix
+        what = f"step takes actions of size {space.size}; with one of size "
+        yield Finding(f"{what}{declared.size if declared else size}, {attempt.refused}", fix)
+    elif declared is not None and declared.size != size:
+        yield Finding(f"action_size is {size}, and the action space is {declared}", fix)
+
+
+@rule("error", "`backend` is a string")
+def backend(attempt: Attempt) -> Iterator[Finding]:
+    if isinstance(attempt.backend, Failure):
+        yield _raised(attempt.backend)
+    elif not isinstance(attempt.backend, str):
+        what = f"backend is {attempt.backend!r}, a {type(attempt.backend).__name__}"
+        yield Finding(what, 'return "abstract"  # in backend')
+
+
+def _one_float(traced: Traced, name: str, reduce: str) -> Iterator[Finding]:
+    found: dict[str, list[str]] = {}
+    for function, call in traced.calls:
+        leaf = call.leaves.get(name)
+        if leaf is None or leaf.shape != () or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            found.setdefault("nothing" if leaf is None else _shape(leaf), []).append(function)
+        elif name in call.numbers:
+            found.setdefault("a Python number", []).append(function)
+    for what, functions in found.items():
+        # A Python number has the shape and dtype that it should: other rules may look at it.
+        number = what == "a Python number"
+        fix = f"jnp.float32({name})" if number else f"{reduce}({name}).astype(jnp.float32)"
+        parts = () if number else (name,)
+        yield Finding(f"{' and '.join(functions)}: {name} is {what}", f"{name}={fix}", parts)
+
+
+@rule("error", "`reward` is one float, an array of shape ()")
+def reward_scalar(traced: Traced) -> Iterator[Finding]:
+    yield from _one_float(traced, "reward", "jnp.sum")
+
+
+@rule("error", "`done` is one float, an array of shape ()")
+def done_scalar(traced: Traced) -> Iterator[Finding]:
+    yield from _one_float(traced, "done", "jnp.any")
+
+
+@rule("error", "an observation is (n,) float, or a dict of such and of images under `pixels/...`")
+def observation_type(traced: Traced) -> Iterator[Finding]:
+    for path, (function, leaf) in traced.wrong("obs", _is_observation).items():
+        image = key_of(path).startswith("pixels/")
+        fix = f"{path}: one dict of arrays, without dicts or tuples in it"
+        if not jnp.issubdtype(leaf.dtype, jnp.floating) and not image:
+            fix = f"{path}.astype(jnp.float32)  # in reset and step"
+        elif path in ("obs", f"obs[{key_of(path)!r}]"):
+            fix = f"{path}: uint8 or float32 of shape (height, width, channels)"
+            fix = fix if image else f"{path}.reshape(-1)  # in reset and step"
+        yield Finding(f"{function} returns {path} as {_shape(leaf)}", fix, (path,))
+
+
+def _is_observation(path: str, leaf: Any) -> bool:
+    real = jnp.issubdtype(leaf.dtype, jnp.floating)
+    if path == "obs":  # its shape is judged with `observation_size`
+        return real
+    if path != f"obs[{key_of(path)!r}]":
+        return False
+    if key_of(path).startswith("pixels/"):
+        return leaf.ndim == 3 and (real or leaf.dtype == jnp.uint8)
+    return leaf.ndim == 1 and real
+
+
+@rule("error", "each metric is one float, an array of shape ()")
+def metric_scalar(traced: Traced) -> Iterator[Finding]:
+    def right(_: str, leaf: Any) -> bool:
+        return leaf.shape == () and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+    for path, (function, leaf) in traced.wrong("metrics", right).items():
+        key = key_of(path)
+        fix = f"{key!r}: jnp.mean({key}, dtype=jnp.float32)  # in reset and step"
+        yield Finding(f"{function} returns {path} as {_shape(leaf)}", fix, (path,))
+
+
+@rule("error", "`metrics` and `info` use no name that the training wrappers use")
+def reserved_keys(traced: Traced) -> Iterator[Finding]:
+    taken = {"metrics": (*WRAPPER_METRICS, "sum_reward", "length"), "info": WRAPPER_INFO}
+    for name, keys in taken.items():
+        for key in [key for key in getattr(traced.reset.state, name) if key in keys]:
+            path = f"{name}[{key!r}]"
+            what = f"{path} is the environment's own"
+            yield Finding(what, f"rename {key!r} to 'my_{key}'", (path,))
+
+
+@rule("error", "`reset` and `step` do not write to `self`")
+def no_self_write(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
+    hangs = snapshot(settings.env)
+    for function, calls in (("reset", attempt.resets), ("step", attempt.steps)):
+        again = {name for call in calls[1:] for name in (*call.written, *call.made)}
+        # What only the first call wrote is a constant made late, unless it is a traced value.
+        first = {name for call in calls[:1] for name in call.written}
+        if len(calls) > 1:
+            first = {name for name in first if name in hangs and hangs[name].traced}
+        found = [n for n in sorted(first | again) if n not in hangs or not hangs[n].generator]
+        if found:
+            fix = "keep it in pipeline_state: reset puts it there and step returns the next value"
+            yield Finding(f"{function} writes {names(found)}", fix)
+
+
+# THE STATE KEEPS ONE FORM
+
+
+def _extended(traced: Traced, name: str) -> str:
+    """The line that extends `metrics` or `info` with the environment's own entries."""
+    own = dict.fromkeys(map(key_of, traced.step.of(name)))
+    entries = "".join(f", {key!r}: {key}" for key in own)
+    return f"{name}={{**state.{name}{entries}}}" if own else f"{name}=state.{name}"
+
+
+@rule("error", "`step` keeps the entries of `metrics` and `info` that the wrappers put there")
+def wrapper_keys(traced: Traced) -> Iterator[Finding]:
+    if isinstance(traced.wrapped, Failure):
+        what = f"with the wrappers' entries in the state, {traced.wrapped}"
+        yield Finding(what, f"{_extended(traced, 'metrics')}, {_extended(traced, 'info')}")
+        return
+    outputs = traced.wrapped.outputs
+    given = {p: i for i, p in enumerate(leaves(with_wrapper_entries(traced.reset.state)))}
+    for name in ("metrics", "info"):
+        theirs = [p for p in given if part(p) == name and p not in traced.reset.leaves]
+        lost = [p for p in given if part(p) == name and p not in outputs]
+        fix = f"{_extended(traced, name)}  # in state.replace(...)"
+        if any(path in theirs for path in lost):
+            keys = names(dict.fromkeys(map(key_of, lost)), 8)
+            yield Finding(f"step drops {keys} from {name}", fix, tuple(lost))
+        elif changed := [p for p in theirs if outputs[p].digest != input_digest(given[p])]:
+            yield Finding(f"step changes {names(changed)}, which the wrappers own", fix)
+
+
+def _same_keys(traced: Traced, name: str) -> Iterator[Finding]:
+    before, after = traced.reset.of(name), traced.step.of(name)
+    for path in [path for path in after if path not in before]:
+        zeros = f"jnp.zeros({after[path].shape}, jnp.{after[path].dtype})"
+        fix = f"{key_of(path)!r}: {zeros}  # in {name}, in reset"
+        yield Finding(f"step adds {path}", fix, (path,))
+    for path in [path for path in before if path not in after]:
+        yield Finding(f"step drops {path}", f"{_extended(traced, name)}  # in step", (path,))
+
+
+@rule("error", "`metrics` has the same keys after `reset` and `step`")
+def metrics_keys(traced: Traced) -> Iterator[Finding]:
+    yield from _same_keys(traced, "metrics")
+
+
+@rule("error", "`info` has the same keys after `reset` and `step`")
+def info_keys(traced: Traced) -> Iterator[Finding]:
+    yield from _same_keys(traced, "info")
+
+
+@rule("error", "`pipeline_state` and `obs` have the same leaves after `reset` and `step`")
+def state_structure(traced: Traced) -> Iterator[Finding]:
+    reset, step = traced.reset, traced.step
+    for name in ("pipeline_state", "obs"):
+        before, after = reset.of(name), step.of(name)
+        for function, more in (("step", after.keys() - before), ("reset", before.keys() - after)):
+            if more := sorted(more):
+                what = f"only {function} returns {names(more)}"
+                yield Finding(what, f"return {names(more)} from both reset and step", tuple(more))
+    kinds, after_kinds = containers(reset.state), containers(step.state)
+    for path, old in kinds.items() if reset.leaves.keys() == step.leaves.keys() else ():
+        if (new := after_kinds.get(path, "nothing")) != old and part(path) != "obs":
+            what = f"{path} is a {old} after reset and a {new} after step"
+            yield Finding(what, f"make {path} a {old} in step too")
+            return
+
+
+def _drift(
+    traced: Traced, differs: Callable[[Any, Any], bool], fix: Callable[[str, Any], str]
+) -> Iterator[Finding]:
+    after = traced.step.leaves
+    for path, old in traced.reset.leaves.items():
+        if path in after and differs(old, after[path]):
+            what = f"{path} is {_shape(old)} after reset and {_shape(after[path])} after step"
+            yield Finding(what, fix(path, old), (path,))
+
+
+@rule("error", "every leaf keeps its shape")
+def state_shapes(traced: Traced) -> Iterator[Finding]:
+    yield from _drift(
+        traced,
+        lambda old, new: old.shape != new.shape,
+        lambda path, old: f"return {path} with shape {old.shape} from both reset and step",
+    )
+
+
+@rule("error", "every leaf keeps its dtype")
+def state_dtypes(traced: Traced) -> Iterator[Finding]:
+    yield from _drift(
+        traced,
+        lambda old, new: old.shape == new.shape and old.dtype != new.dtype,
+        lambda path, old: f"{path}.astype(jnp.{old.dtype})  # in step",
+    )
+
+
+FORM = ("reward-scalar", "done-scalar", "observation-type", "metric-scalar", "reserved-keys")
+FORM += ("wrapper-keys", "metrics-keys", "info-keys", "state-structure", "state-shapes")
+FORM += ("state-dtypes",)
+
+
+@rule(
+    "error", "the state keeps one type, so that `step` is compiled once", [*FORM, "no-self-write"]
+)
+def one_trace(traced: Traced) -> Iterator[Finding]:
+    trees = [jax.tree.structure(c.state) for c in (*traced.resets[:2], traced.step)]
+    if not trees[0] == trees[1] == trees[-1]:
+        first, last = str(trees[0]), str(trees[-1])
+        pairs = enumerate(zip(first, last, strict=False))
+        at = next((i for i, (a, b) in pairs if a != b), len(first))
+        owners = re.findall(r"CustomNode\((\w+)", first[:at])
+        what = f"a static field of {owners[-1]} changes" if owners else "its tree changes"
+        fix = "count: jax.Array  # not flax.struct.field(pytree_node=False)"
+        yield Finding(f"step returns a state of another type than reset: {what}", fix)
+
+
+@rule("warning", "dtypes are explicit and not left to Python numbers", [*FORM, "no-self-write"])
+def weak_type(traced: Traced) -> Iterator[Finding]:
+    before, after = traced.reset.leaves, traced.step.leaves
+    if found := [p for p, old in before.items() if old.weak_type != after[p].weak_type]:
+        what = f"{names(found)}: the dtype is weak after only one of reset and step, so that step "
+        fix = f"{found[0]}.astype(jnp.{before[found[0]].dtype})  # in reset and step"
+        yield Finding(what + "is compiled twice", fix, tuple(found))
+
+
+@rule("warning", "numbers are 32 bits wide")
+def leaf_width(traced: Traced) -> Iterator[Finding]:
+    widths = ["float16", "bfloat16"]
+    widths += ["float64", "int64", "uint64"] * (not jax.config.jax_enable_x64)
+    wide = {p: x for p, x in traced.reset.leaves.items() if str(x.dtype) in widths}
+    if wide:
+        what = names(f"{path} is {_shape(leaf)}" for path, leaf in wide.items())
+        yield Finding(what, f"{next(iter(wide))}.astype(jnp.float32)", tuple(wide))
+
+
+@rule("warning", "what `step` remembers is in `pipeline_state`, not in `info`", ["info-keys"])
+def info_state(settings: Settings, traced: Traced) -> Iterator[Finding]:
+    outputs = traced.step.outputs.values()
+    kept = tuple(getattr(settings.env, "preserve_info", ()))
+    memory = [
+        path
+        for index, path in enumerate(traced.reset.leaves)
+        if part(path) == "info" and path not in traced.unchanged and key_of(path) not in kept
+        if any(index in value.inputs for value in outputs)
+    ]
+    if memory:
+        what = f"step computes with the last {names(memory)}, which Brax's own auto-reset keeps"
+        yield Finding(what, f"move {names(map(key_of, memory))} to pipeline_state", tuple(memory))
+
+
+@rule("warning", "nothing calls back into Python while it runs")
+def host_callback(traced: Traced) -> Iterator[Finding]:
+    for function, call in traced.calls:
+        if found := call.reading.callbacks:
+            what = f"{function} has {names(found)}, which stops the device each time"
+            yield Finding(what, "write it with jnp, or remove it when debugging is done")
