@@ -1,4 +1,4 @@
-"""What auto-reset costs: steps per second under each wrapper.
+"""What auto-reset costs: environment steps per second under each wrapper.
 
     python benchmarks/wrappers.py [--old PATH]
 
@@ -6,7 +6,8 @@ The environment is a pendulum whose `reset` costs less than a step, or a search 
 steps. Its episodes end all together at the time limit, or each by itself at a time of its own. It
 is measured alone and vmapped over eight seeds. `--old` adds an older `kit/wrappers.py` as a row.
 
-All rows of a column are compiled first and then run in turn; the medians are printed.
+All rows of a column are compiled first and then run in turn; the medians are printed. Steps per
+second of CPU time are counted, because those depend less on what else the machine does.
 """
 
 import argparse
@@ -28,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "template" / "src" / "{{packa
 from kit.wrappers import wrap_for_training
 
 EPISODE_LENGTH = 100
-ROUNDS, SECONDS = 7, 15.0  # of a column; at least one round, however long it takes
+ROUNDS, SECONDS = 9, 10.0  # of a column; at least one round, however long it takes
 
 
 class Pendulum(Env):
@@ -87,14 +88,14 @@ def compile_run(env: Env, batch: int, seeds: int | None) -> tuple[Callable[[], N
 
 
 def steps_per_second(runs: Sequence[tuple[Callable[[], None], int]]) -> list[float]:
-    """Of each, run in turn."""
+    """Of CPU time, of each, run in turn."""
     seconds: list[list[float]] = [[] for _ in runs]
     begin = time.perf_counter()
     for _ in range(ROUNDS):
         for (run, _), times in zip(runs, seconds, strict=True):
-            start = time.perf_counter()
+            start = time.process_time()
             run()
-            times.append(time.perf_counter() - start)
+            times.append(time.process_time() - start)
         if time.perf_counter() - begin > SECONDS:
             break
     return [steps / statistics.median(s) for (_, steps), s in zip(runs, seconds, strict=True)]
@@ -119,7 +120,7 @@ def main() -> None:
     for seeds, (cost, search), falls in cases:
         ends = "episodes end at times of their own" if falls else "episodes end together"
         where = f"under vmap over {seeds} seeds" if seeds else "alone"
-        print(f"\nReset {cost}, {ends}, {where}; M steps/s (part of the bare environment's):\n")
+        print(f"\nReset {cost}, {ends}, {where}; M steps/CPU-s (part of the bare environment's):\n")
         print("| | " + " | ".join(f"{batch:,} envs" for batch in arguments.batches) + " |")
         print("| --- |" + " ---: |" * len(arguments.batches))
         cells: dict[str, list[str]] = {name: [] for name in wrappers}
