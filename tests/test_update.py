@@ -579,7 +579,8 @@ def test_ci_says_when_there_is_a_newer_version(history: Versions, project: Path)
 
 
 @pytest.mark.slow
-def test_an_updated_project_passes_its_tests(history: Versions, tmp_path: Path) -> None:
+def test_an_updated_project_passes_its_tests(template: Path, tmp_path: Path) -> None:
+    history = Versions(tmp_path / "copier-brax-env", template, whole=True)
     project = history.project(tmp_path / "my-env", observation="hybrid")
     append("src/my_env/env.py", "\n# mine\n")(project)
     EDITS["add a dependency"](project)

@@ -191,11 +191,17 @@ CLASHES = [
 class Versions:
     """A git repository in which each version follows v0.1.0 directly."""
 
-    def __init__(self, repository: Path, template: Path) -> None:
+    def __init__(self, repository: Path, template: Path, *, whole: bool = False) -> None:
+        """Unless `whole`, kit/ has only the files that tests change, which makes updates faster."""
         self.repository = repository
         for name in ("hooks", "questions", "template"):
             shutil.copytree(template / name, repository / name)
         shutil.copy(template / "copier.yml", repository)
+        if not whole:
+            shutil.rmtree(repository / PACKAGE / "kit/check")
+            for path in (repository / PACKAGE / "kit").glob("*.py"):
+                if path.name not in ("__init__.py", "ppo.py", "wrappers.py"):
+                    path.unlink()
         first(repository)
         commit(repository)
         git(repository, "tag", "v0.1.0")
