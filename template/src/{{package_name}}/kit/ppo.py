@@ -263,6 +263,7 @@ def make_ppo(
     Raises:
       UsageError: the environment or the networks are none that PPO can train.
     """
+
     def wrap(own: Callable[..., Env], key: str, batch: int) -> Env:
         randomize = None
         if randomization_fn is not None:
