@@ -76,7 +76,7 @@ def test_any_line_of_text_comes_through_unchanged(
         ("my-env", "my_env", "MyEnv"),
         ("cartpole", "cartpole", "CartpoleEnv"),
         ("a1-2b", "a1_2b", "A12bEnv"),
-        ("a" * 40, "a" * 40, "A" + "a" * 39 + "Env"),
+        ("a" * 32, "a" * 32, "A" + "a" * 31 + "Env"),
         ("env", "env", "MyEnv"),  # Env itself is Brax's
         ("match", "match", "MatchEnv"),  # a soft keyword is a fine name
     ],
@@ -122,15 +122,15 @@ TAKEN = ["json", "turtle", "jax", "brax", "numpy", "pil", "pillow", "pytest", "t
 
 REFUSED: dict[str, Sequence[Any]] = {
     "project_name": [
-        *WORDS, *PATHS, *TAKEN, "class", "My-Env", "my_env", "my--env", "my-", "x" * 41, "x\n",
+        *WORDS, *PATHS, *TAKEN, "class", "My-Env", "my_env", "my--env", "my-", "x" * 33, "x\n",
         "ml-dtypes", 3, True, None, ["x"],
     ],
     "package_name": [
-        *WORDS, *PATHS, *TAKEN, "class", "My", "my-env", "x" * 41, "x\n", "x.y", "__init__", 3,
+        *WORDS, *PATHS, *TAKEN, "class", "My", "my-env", "x" * 33, "x\n", "x.y", "__init__", 3,
         None,
     ],
     "env_class": [
-        *WORDS, *PATHS, "myEnv", "My_Env", "My-Env", "X" * 44, "MyEnv\n", "Éa", "None", "Env",
+        *WORDS, *PATHS, "myEnv", "My_Env", "My-Env", "X" * 36, "MyEnv\n", "Éa", "None", "Env",
         "State", "Task", None,
     ],
     "vector_size": [*NOT_SIZES, 65537],

@@ -38,13 +38,13 @@ SMALL = {"vector_size": 1, "action_size": 1, "image_shape": "1x1x1", "episode_le
 LARGE = {"vector_size": 65536, "action_size": 1024, "image_shape": "256x255x16"}
 MATRIX: list[dict[str, Any]] = [
     {"observation": "vector", "actions": "continuous", "project_name": "a1-2b", "env_class": "A1"},
-    {"observation": "vector", "actions": "discrete", "project_name": "b" * 40, **SMALL},
+    {"observation": "vector", "actions": "discrete", "project_name": "b" * 32, **SMALL},
     {
         "observation": "vector",
         "actions": "multi_discrete",
-        "project_name": "c" * 40,
-        "package_name": "j" + "a" * 39,
-        "env_class": "F" * 43,
+        "project_name": "c" * 32,
+        "package_name": "j" + "a" * 31,
+        "env_class": "F" * 35,
         "license": "BSD-3-Clause",
         **LARGE,
     },
@@ -59,7 +59,7 @@ MATRIX: list[dict[str, Any]] = [
     {
         "observation": "hybrid",
         "actions": "multi_discrete",
-        "project_name": "d" * 40,
+        "project_name": "d" * 32,
         "package_name": "d",
         "env_class": "D",
         **SMALL,

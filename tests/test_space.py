@@ -31,9 +31,9 @@ def sizes(smallest: int, largest: int) -> st.SearchStrategy[Any]:
 
 # Must be accepted. No name that starts with "qz" is taken.
 VALID: dict[str, st.SearchStrategy[Any]] = {
-    "project_name": st.from_regex(r"\Aqz[a-z0-9]{0,12}(-[a-z0-9]{1,12}){0,2}\Z"),
-    "package_name": st.from_regex(r"\Aqz[a-z0-9_]{0,38}\Z"),
-    "env_class": st.from_regex(r"\AQz[A-Za-z0-9]{0,38}\Z"),
+    "project_name": st.from_regex(r"\Aqz[a-z0-9]{0,9}(-[a-z0-9]{1,9}){0,2}\Z"),
+    "package_name": st.from_regex(r"\Aqz[a-z0-9_]{0,30}\Z"),
+    "env_class": st.from_regex(r"\AQz[A-Za-z0-9]{0,33}\Z"),
     "description": LINE | CODE,
     "author": LINE | CODE,
     "license": st.sampled_from(["MIT", "Apache-2.0", "BSD-3-Clause", "none"]),

@@ -1,4 +1,7 @@
-"""Compiled programs are kept from one test run to the next. The template's: not for editing."""
+"""Keeps compiled programs from one test run to the next.
+
+From the template: changes of yours are kept, `copier update` merges new versions in.
+"""
 
 from my_env.kit.train import use_compilation_cache
 

@@ -1,15 +1,45 @@
-"""The my-env environment. The template's: not for editing.
+"""The environment and its trained policies.
 
-Once this package is imported, Brax makes one by the package's name:
+From the template: changes of yours are kept, `copier update` merges new versions in.
+
+Once this package is imported, Brax makes the environment too:
 `brax.envs.get_environment("my_env")`.
 """
 
-from . import kit  # first, because it keeps what Brax imports from printing
-from .env import MyEnv
+import os
 
-__all__ = ["MyEnv"]
+from . import kit  # first, because it keeps what Brax imports from printing
+
+try:
+    from .env import MyEnv
+except ImportError as error:
+    error.add_note("If you renamed the class in env.py, rename it in __init__.py and config.py.")
+    raise
+from .kit.rollout import Policy
+
+__all__ = ["MyEnv", "load_policy"]
 
 kit.register_environment(
     "my_env",
     MyEnv,
 )
+
+
+def load_policy(
+    run: str | os.PathLike[str], *, steps: int | None = None, deterministic: bool = True
+) -> Policy:
+    """Reads a trained policy.
+
+    Args:
+      run: the folder that `train` left.
+      steps: which checkpoint, by its number of steps; the newest if None.
+      deterministic: take the most likely action; otherwise sample as in training.
+
+    Returns:
+      `policy(obs, key) -> (action, extras)`, jitted, for any leading dimensions of `obs`.
+    """
+    # Imported here, because they take a second that an environment alone does not need.
+    from . import config
+    from .kit import runs, task
+
+    return runs.load_policy(run, task.tasks_in(config), steps=steps, deterministic=deterministic)

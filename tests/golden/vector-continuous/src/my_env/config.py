@@ -1,18 +1,25 @@
-"""The settings of this task. Yours: `copier update` never touches this file."""
+"""What is trained, and how. Yours: `copier update` never touches this file.
 
-from dataclasses import dataclass
+The settings are flags of `train` too; `kit/ppo.py` describes them all. A second task is a second
+value beside `task`, and `train wide` trains this one:
 
-from . import spec
+    wide = dataclasses.replace(
+        task, environment=functools.partial(MyEnv, arena=4.0)
+    )
+"""
+
+from .env import MyEnv
 from .kit.networks import make_network_factory
 from .kit.ppo import PPOConfig
+from .kit.task import Task
 
-
-@dataclass(frozen=True)
-class Config(PPOConfig):
-    """How PPO trains on this task; each field is a flag of `train`. The rest is in `PPOConfig`."""
-
-    num_timesteps: int = 200_000
-    episode_length: int = spec.EPISODE_LENGTH
-
-
-network_factory = make_network_factory(actions=spec.ACTIONS)
+task = Task(
+    environment=MyEnv,
+    settings=PPOConfig(
+        episode_length=100,
+        num_timesteps=200_000,
+    ),
+    network_factory=make_network_factory(
+        MyEnv.action_space,
+    ),
+)

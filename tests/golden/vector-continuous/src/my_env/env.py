@@ -1,98 +1,103 @@
 """The environment. Yours: `copier update` never touches this file.
 
-It starts as a small task that trains as it stands, so that you can change one thing at a time and
-see what it does. A point in the plane is pushed about by the action and has to reach the origin.
+It starts with a small task that can be trained as it is: actions push a point, which should go to
+the origin and stay there. Change one thing at a time, and run `check` and `train` in between.
 """
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 from brax.envs.base import Env, State
 
-from . import spec
+from .kit.actions import Continuous
 
-PUSH = 0.1  # how far one full push moves the point
-ARENA = 2.0  # the episode ends when a coordinate leaves [-ARENA, ARENA]
+OBSERVATION_SIZE = 2
+ACTION_SPACE = Continuous(2)
+
+# The point moves in a plane, or on a line where a size above is too small for a plane.
+AXES = min(2, OBSERVATION_SIZE) if ACTION_SPACE.size > 1 else 1
+
+
+class Point(flax.struct.PyTreeNode):
+    """What `step` needs to know of the step before.
+
+    Attributes:
+      position: (AXES,) float32.
+    """
+
+    position: jax.Array
 
 
 class MyEnv(Env):
-    """A point that is pushed to the origin; the reward is minus its squared distance.
+    """A point that is pushed to the origin.
 
-    Observation: (VECTOR_SIZE,) float32, the point's coordinates, repeated to fill it.
-    Action: (ACTION_SIZE,) float32 in [-1, 1]; the components push along x, y, x, y, ...
+    Observation: (OBSERVATION_SIZE,) float32, the point's position, repeated to fill it.
+    Action: from ACTION_SPACE; `_direction` says what it does.
+    Reward: minus the squared distance to the origin.
+    Done: when the point leaves the arena.
+
+    Args:
+      push: how far an action moves the point along an axis, at most.
+      arena: the largest coordinate inside the arena.
     """
 
-    def __init__(self) -> None:
-        # What never changes goes on `self`, here and only here: `reset` and `step` are traced once
-        # and run compiled, so whatever they wrote to `self` would be lost or stale.
-        # The plane, unless the sizes are too small for it: then a line.
-        self._axes = min(2, spec.VECTOR_SIZE, spec.ACTION_SIZE)
-        turns = np.arange(spec.ACTION_SIZE) % self._axes
-        directions = np.eye(self._axes)[turns] / np.bincount(turns)
-        self._directions = directions.astype(np.float32)  # (ACTION_SIZE, axes)
+    observation_size = OBSERVATION_SIZE
+    action_size = ACTION_SPACE.size
+    action_space = ACTION_SPACE
+    backend = "none"  # not one of Brax's physics engines
 
-    @property
-    def observation_size(self) -> int:
-        return spec.OBSERVATION_SIZE
-
-    @property
-    def action_size(self) -> int:
-        return spec.ACTION_SIZE
-
-    @property
-    def backend(self) -> str:
-        return "abstract"  # no physics engine of Brax's
+    def __init__(self, push: float = 0.1, arena: float = 2.0) -> None:
+        # `self` is for constants. `reset` and `step` are compiled, so a change that they make to
+        # `self` happens once, not at each step. What changes belongs in the state.
+        self.push = push
+        self.arena = arena
 
     def reset(self, rng: jax.Array) -> State:
-        """Starts an episode. Everything random comes from `rng`, a raw (2,) uint32 key."""
-        position = jax.random.uniform(rng, (self._axes,), minval=-1.0, maxval=1.0)
-        reward, done, distance = jnp.zeros(3)
+        """Starts an episode. All randomness comes from `rng`, (2,) uint32."""
+        point = Point(position=jax.random.uniform(rng, (AXES,), jnp.float32, -1.0, 1.0))
+        reward, done, distance = jnp.zeros(3, jnp.float32)
         return State(
-            # Whatever `step` has to remember lives in `pipeline_state`, which auto-reset renews.
-            # Here the observation is all there is to remember; else put a flax struct here.
-            pipeline_state=None,
-            obs=self._observe(position),
+            pipeline_state=point,  # whatever `step` has to remember
+            obs=self._observe(point),
             reward=reward,
             done=done,
             metrics={"distance": distance},
         )
 
     def step(self, state: State, action: jax.Array) -> State:
-        """Moves on by one step."""
-        push = jnp.clip(action, -1.0, 1.0) @ self._directions
-        position = state.obs[: self._axes] + PUSH * push
-        offset = position  # from the goal, the origin
+        """Advances by one step."""
+        point: Point = state.pipeline_state
+        position = point.position + self.push * self._direction(action)
+        point = point.replace(position=position)
+        distance = jnp.linalg.norm(position)
+        outside = jnp.any(jnp.abs(position) > self.arena)  # `any`: one value for all axes
         return state.replace(
-            obs=self._observe(position),
-            reward=-jnp.sum(offset**2),
-            # One float, 0 or 1, however many coordinates there are: hence `any`.
-            done=jnp.any(jnp.abs(position) > ARENA).astype(jnp.float32),
-            # The value of this step: evaluation adds it up over the episode. Extended and never
-            # replaced, like `info`, because the training wrappers keep entries of theirs there.
-            metrics={**state.metrics, "distance": jnp.linalg.norm(offset)},
+            pipeline_state=point,
+            obs=self._observe(point),
+            reward=-(distance**2),
+            done=outside.astype(jnp.float32),  # one float, 0 or 1
+            # Extend `metrics` and `info`, never replace them: the training wrappers keep entries of
+            # theirs there. A metric is the value of this step; evaluation sums it over the episode.
+            metrics={**state.metrics, "distance": distance},
         )
 
-    def _observe(self, position: jax.Array) -> jax.Array:
-        """The coordinates, repeated to fill the vector: (VECTOR_SIZE,) float32."""
-        return jnp.resize(position, (spec.VECTOR_SIZE,))
+    def _direction(self, action: jax.Array) -> jax.Array:
+        """Components of the action push along x, y, x, y, ...: (AXES,) float32 in [-1, 1]."""
+        force = jnp.clip(jnp.float32(action), -1.0, 1.0)
+        force = force.reshape(ACTION_SPACE.shape)  # refuses an action of another size
+        return jnp.stack([force[axis::AXES].mean() for axis in range(AXES)])
+
+    def _observe(self, point: Point) -> jax.Array:
+        """(OBSERVATION_SIZE,) float32."""
+        return jnp.resize(point.position, (OBSERVATION_SIZE,))
 
     def render(self, state: State) -> np.ndarray:
-        """Draws one state, not a batch of them: (128, 128, 3) uint8."""
-        goal, position = np.zeros(self._axes), np.asarray(state.obs[: self._axes])
-        frame = np.full((128, 128, 3), 255, np.uint8)
-        y, x = np.mgrid[ARENA:-ARENA:128j, -ARENA:ARENA:128j]  # y points up
-        for place, radius, colour in ((goal, 0.18, (60, 170, 90)), (position, 0.1, (40, 80, 200))):
-            across, up = np.resize(place, 2) * (1, self._axes > 1)
-            frame[(x - across) ** 2 + (y - up) ** 2 < radius**2] = colour
-        return frame
-
-    def best_return(self, start: State, steps: int) -> jax.Array:
-        """What no policy can beat from `start` in `steps` steps: a yardstick for training.
-
-        A push moves each coordinate by at most PUSH, and the coordinates don't mind each other.
-        Goes when your own task comes.
-        """
-        offset = start.obs[: self._axes]
-        distance = jnp.abs(offset)
-        left = distance - PUSH * jnp.arange(1, steps + 1)[:, None]
-        return -jnp.sum(jnp.maximum(left, 0.0) ** 2)
+        """Draws one state, not a batch: (128, 128, 3) uint8."""
+        image = np.full((128, 128, 3), 255, np.uint8)
+        pixels = np.linspace(-self.arena, self.arena, 128)
+        goal, position = np.zeros(AXES), np.asarray(state.pipeline_state.position)
+        for place, colour in ((goal, (60, 170, 90)), (position, (40, 80, 200))):
+            x, y = np.append(place, 0.0)[:2]
+            image[np.hypot(pixels - x, -pixels[:, None] - y) < 0.12] = colour
+        return image

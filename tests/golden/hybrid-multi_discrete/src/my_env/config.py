@@ -1,0 +1,27 @@
+"""What is trained, and how. Yours: `copier update` never touches this file.
+
+The settings are flags of `train` too; `kit/ppo.py` describes them all. A second task is a second
+value beside `task`, and `train wide` trains this one:
+
+    wide = dataclasses.replace(
+        task, environment=functools.partial(MyEnv, arena=4.0)
+    )
+"""
+
+from .encoder import HybridEncoder
+from .env import MyEnv
+from .kit.networks import make_network_factory
+from .kit.ppo import PPOConfig
+from .kit.task import Task
+
+task = Task(
+    environment=MyEnv,
+    settings=PPOConfig(
+        episode_length=100,
+        num_timesteps=100_000,
+    ),
+    network_factory=make_network_factory(
+        MyEnv.action_space,
+        encoder=HybridEncoder(),
+    ),
+)
