@@ -419,3 +419,11 @@ def test_a_wrong_flag_on_a_real_terminal(args: list[str]) -> None:
     assert child.wait() == 2, shown
     assert b"Traceback" not in shown
     assert b"num-envs" in shown or b"num_envs" in shown
+
+
+def test_a_run_on_mjx_records_its_version(tmp_path: Path) -> None:
+    from mjx_cartpole import MjxCartPole
+
+    runs.create(tmp_path / "run", "task", dataclasses.replace(TASK, environment=MjxCartPole))
+    versions = json.loads((tmp_path / "run" / "config.json").read_text())["versions"]
+    assert {"mujoco", "mujoco-mjx"} <= versions.keys()
