@@ -1,8 +1,8 @@
-"""How long `check` takes on the skeletons, and with what.
+"""How long `check` takes on the skeletons.
 
     python benchmarks/check.py [--repeats 3]
 
-Each time in a process of its own without anything compiled before; printed are medians.
+Each run is a process of its own without anything compiled before. Prints medians.
 """
 
 import argparse
@@ -16,8 +16,6 @@ from pathlib import Path
 
 import project
 
-STAGES = ("declare", "trace_all", "run_one", "run_many", "wrap")
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -29,7 +27,7 @@ def main() -> None:
     if arguments.worker:
         print(json.dumps(worker(Path(arguments.worker))))
         return
-    columns = ("from process start", "check", *STAGES, "compiling", "compilations")
+    columns = ("from process start", "check", "compiling", "compilations")
     print(f"| seconds | {' | '.join(columns)} |\n| --- |{' ---: |' * len(columns)}")
     for observation in ("vector", "hybrid"):
         for actions in ("continuous", "discrete"):
@@ -51,30 +49,15 @@ def run(src: Path) -> dict[str, float]:
 
 
 def worker(src: Path) -> dict[str, float]:
-    my_env = project.import_project(src)
-    from my_env import spec
-    from my_env.kit import check
+    project.import_project(src)
+    from my_env.config import task
+    from my_env.kit.check import examine
 
-    seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
-
-    def timed(name, stage):
-        def call(seen):
-            start = time.perf_counter()
-            try:
-                return stage(seen)
-            finally:
-                seconds[name] = time.perf_counter() - start
-
-        return call
-
-    for name in STAGES:
-        setattr(check, name, timed(name, getattr(check, name)))
     compiled = project.watch_compilations()
-    report = check.examine(my_env.MyEnv(), episode_length=spec.EPISODE_LENGTH, actions=spec.ACTIONS)
+    report = examine(task.environment(), episode_length=task.settings.episode_length)
     assert report.ok, report
     return {
         "check": report.seconds,
-        **seconds,
         "compiling": sum(compiled),
         "compilations": len(compiled),
     }

@@ -879,6 +879,18 @@ def _(base: type[Base]) -> type[Base]:
     return edited(base, step=step)
 
 
+@defect(
+    "runs-under-vmap", "a callback in reset that can't be batched", "under jax.vmap", Maze, Sensed
+)
+def _(base: type[Base]) -> type[Base]:
+    def reset(self: Any, s: State, rng: jax.Array) -> State:
+        shape = jax.ShapeDtypeStruct((), jnp.float32)
+        wait = jax.pure_callback(lambda x: np.float32(x), shape, jnp.sum(jax.tree.leaves(s.obs)[0]))
+        return s.replace(reward=0 * wait)
+
+    return edited(base, reset=reset)
+
+
 @defect("vmap-equals-loop", "a batching rule of its own, and wrong", "obs", Noisy, Sensed)
 def _(base: type[Base]) -> type[Base]:
     @jax.custom_batching.custom_vmap
@@ -922,7 +934,9 @@ def _(base: type[Base]) -> type[Base]:
     return edited(base, step=step)
 
 
-@defect("survives-wrappers", "another start under auto-reset", "when auto-reset calls it", Maze, Sensed)
+@defect(
+    "survives-wrappers", "another start under auto-reset", "when auto-reset calls it", Maze, Sensed
+)
 def _(base: type[Base]) -> type[Base]:
     class Shy(base):
         """Gives another observation where auto-reset calls it."""
@@ -995,7 +1009,13 @@ def _(base: type[Base]) -> type[Base]:
     return edited(base, action_size=2)
 
 
-@defect("action-matters", "all of it is lost on the way", "action[0] changes nothing, action[1]", Point, Sensed)
+@defect(
+    "action-matters",
+    "all of it is lost on the way",
+    "action[0] changes nothing, action[1]",
+    Point,
+    Sensed,
+)
 def _(base: type[Base]) -> type[Base]:
     class Deaf(base):
         def step(self, given: State, action: jax.Array) -> State:
@@ -1067,3 +1087,27 @@ def _(base: type[Base]) -> type[Base]:
             return super().step(given.replace(obs=given.obs.astype(jnp.float32)), action)
 
     return edited(Half, reset=half, step=half)
+
+
+@defect("index-in-range", "a table that is shorter than the episode", "defects.py:", Point, Sensed)
+def _(base: type[Base]) -> type[Base]:
+    def step(self: Any, s: State, given: State, action: jax.Array) -> State:
+        wind = jnp.linspace(0.0, 1.0, 30)
+        return s.replace(reward=s.reward + wind[given.pipeline_state["t"]])
+
+    return edited(timed(base), step=step)
+
+
+@defect("index-in-range", "one price too few", "defects.py:", Maze)
+def _(base: type[Base]) -> type[Base]:
+    prices = np.array([0.1, 0.2, 0.3], np.float32)
+    return edited(
+        base, step=lambda self, s, g, a: s.replace(reward=s.reward - jnp.asarray(prices)[a])
+    )
+
+
+@defect("episode-ends", "a goal that is out of reach", "no episode ended", Point, Noisy)
+def _(base: type[Base]) -> type[Base]:
+    return edited(
+        base, step=lambda self, s, g, a: s.replace(done=(s.reward > 9).astype(jnp.float32))
+    )

@@ -58,12 +58,12 @@ def test_draws_callbacks_and_infinity_are_seen() -> None:
         jax.debug.callback(lambda x: None, x)
         return jax.random.uniform(key), jax.random.uniform(jax.random.PRNGKey(0)), x + jnp.inf
 
-    reading = jaxprs.read(
-        jax.make_jaxpr(function)(jax.ShapeDtypeStruct((2,), jnp.uint32), X)
-    )
+    reading = jaxprs.read(jax.make_jaxpr(function)(jax.ShapeDtypeStruct((2,), jnp.uint32), X))
     assert sorted(map(sorted, reading.drawn)) == [[], [0]]
     assert reading.infinite
     assert reading.callbacks
+    printing = jax.make_jaxpr(lambda x: jax.debug.print("{}", x))(X)
+    assert jaxprs.read(printing).callbacks
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_reads_out_of_range_are_flagged_with_their_line() -> None:
 def test_checked_programs_give_what_they_gave() -> None:
     def function(key: jax.Array, x: jax.Array) -> Any:
         draw = jax.random.normal(jax.random.wrap_key_data(key), (3,))
-        loop = jax.lax.scan(lambda c, y: (c + y, c * y), 0.0, x)
+        loop = jax.lax.scan(lambda c, y: (c + y, c * y), x[0], x)
         branch = jax.lax.cond(x[0] > 0, lambda: x, lambda: draw)
         return jax.nn.relu(draw), loop, branch, jax.checkpoint(jnp.sin)(x)
 

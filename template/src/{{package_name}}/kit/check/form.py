@@ -262,8 +262,8 @@ def state_structure(traced: Traced) -> Iterator[Finding]:
     reset, step = traced.reset, traced.step
     for name in ("pipeline_state", "obs"):
         before, after = reset.of(name), step.of(name)
-        for function, more in (("step", after.keys() - before), ("reset", before.keys() - after)):
-            if more := sorted(more):
+        for function, only in (("step", after.keys() - before), ("reset", before.keys() - after)):
+            if more := sorted(only):
                 what = f"only {function} returns {names(more)}"
                 yield Finding(what, f"return {names(more)} from both reset and step", tuple(more))
     kinds, after_kinds = containers(reset.state), containers(step.state)
@@ -302,17 +302,19 @@ def state_dtypes(traced: Traced) -> Iterator[Finding]:
     )
 
 
-FORM = ("reward-scalar", "done-scalar", "observation-type", "metric-scalar", "reserved-keys")
-FORM += ("wrapper-keys", "metrics-keys", "info-keys", "state-structure", "state-shapes")
-FORM += ("state-dtypes",)
+FORM = (
+    *("reward-scalar", "done-scalar", "observation-type", "metric-scalar", "reserved-keys"),
+    *("wrapper-keys", "metrics-keys", "info-keys", "state-structure", "state-shapes"),
+    "state-dtypes",
+)
 
 
 @rule(
     "error", "the state keeps one type, so that `step` is compiled once", [*FORM, "no-self-write"]
 )
 def one_trace(traced: Traced) -> Iterator[Finding]:
-    trees = [jax.tree.structure(c.state) for c in (*traced.resets[:2], traced.step)]
-    if not trees[0] == trees[1] == trees[-1]:
+    trees: list[Any] = [jax.tree.structure(c.state) for c in (*traced.resets[:2], traced.step)]
+    if any(tree != trees[0] for tree in trees):
         first, last = str(trees[0]), str(trees[-1])
         pairs = enumerate(zip(first, last, strict=False))
         at = next((i for i, (a, b) in pairs if a != b), len(first))
@@ -334,7 +336,7 @@ def weak_type(traced: Traced) -> Iterator[Finding]:
 @rule("warning", "numbers are 32 bits wide")
 def leaf_width(traced: Traced) -> Iterator[Finding]:
     widths = ["float16", "bfloat16"]
-    widths += ["float64", "int64", "uint64"] * (not jax.config.jax_enable_x64)
+    widths += ["float64", "int64", "uint64"] * (jnp.zeros(0, float).dtype != jnp.float64)
     wide = {p: x for p, x in traced.reset.leaves.items() if str(x.dtype) in widths}
     if wide:
         what = names(f"{path} is {_shape(leaf)}" for path, leaf in wide.items())

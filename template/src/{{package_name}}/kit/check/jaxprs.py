@@ -76,7 +76,7 @@ class Reading:
     @property
     def callbacks(self) -> list[str]:
         """Primitives that call back into Python."""
-        return sorted(name for name in self.operations if "callback" in name)
+        return sorted(n for n in self.operations if "callback" in n or n == "debug_print")
 
     @property
     def batched_by_hand(self) -> bool:

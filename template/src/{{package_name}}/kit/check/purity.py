@@ -92,8 +92,8 @@ def key_moves_on(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     kept = {i for i, path in enumerate(paths) if path in traced.unchanged}
     for inputs in traced.step.reading.drawn:
         if inputs <= kept:
-            source = [paths[i] for i in sorted(inputs)]
-            source = f"{names(source)}, which step does not change" if source else "constants"
+            source = names(paths[i] for i in sorted(inputs))
+            source = f"{source}, which step does not change" if inputs else "constants"
             what = f"step draws with a key made from {source}: the same numbers at every step"
             fix = (
                 "key, draw = jax.random.split(state.pipeline_state.key)  # return key in the state"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -76,7 +77,8 @@ class Rollout:
         wanted = min(settings.episode_length + PAST_END, MOST_STEPS)
         kinds, plan = _plan(traced.space, wanted, settings.action_repeat, rng)
         batch = Batch(traced, settings, rng.integers(2**32, size=(len(kinds), 2), dtype=np.uint32))
-        carry, samples, rows = batch.begin(), [batch.start], []
+        carry, samples = batch.begin(), [batch.start]
+        rows: list[dict[str, Any]] = []
         fresh, restart = batch.start, np.ones(len(kinds), bool)
         while len(rows) < wanted and not (rows and settings.clock.over(0.8)):
             if rows and np.any(restart):
@@ -238,13 +240,17 @@ class Batch:
         """Only callbacks and the like are compared, as JAX makes a batch of everything else."""
         if not any(call.reading.batched_by_hand for _, call in self._traced.calls):
             return []
-        reset, step = (jax.jit(_replay(call)) for _, call in self._traced.calls)
+        reset, replay = (jax.jit(_replay(call)) for _, call in self._traced.calls)
+
+        def step(state: State, action: Any) -> State:
+            return replay(state, action)
+
         found = set()
         for i in (0, SAME, len(self.keys) - 1):
             start = _lane(self.start, i)
             found |= {("reset", path) for path in far_apart(start, reset(self.keys[i]))}
             if off := far_apart(_lane(first, i), step(start, action[i])):
-                rounding = _touchy(lambda s, i=i: step(s, action[i]), start)
+                rounding = _touchy(partial(step, action=action[i]), start)
                 found |= {("step", path) for path in off if path not in rounding}
         return sorted(found)
 

@@ -157,7 +157,9 @@ def observe(settings: Settings) -> Iterator[Any]:
 
 def _attempt(settings: Settings) -> Attempt:
     env, declared = settings.env, settings.action_space
-    sizes = [_ask(env, name) for name in ("observation_size", "action_size", "backend")]
+    size, action_size, backend = (
+        _ask(env, name) for name in ("observation_size", "action_size", "backend")
+    )
     if declared is None and hasattr(env, "action_space"):
         named = _ask(env, "action_space")
         declared = named if isinstance(named, ActionSpace) else None
@@ -165,14 +167,14 @@ def _attempt(settings: Settings) -> Attempt:
     reset = trace(env, lambda rng: env.reset(rng), KEY)
     calls: dict[str, list[Any]] = {"reset": [reset], "step": []}
     if isinstance(reset, Call):
-        space, step, refused = _find_space(env, reset, declared, sizes[1])
+        space, step, refused = _find_space(env, reset, declared, action_size)
         calls["step"].append(step)
         if isinstance(step, Call):
             calls["reset"].append(trace(env, env.reset, KEY))
             calls["step"].append(trace(env, env.step, reset.state, abstract(space)))
             calls["reset"].append(trace(env, env.reset, KEY))
     resets, steps = (tuple(c for c in some if isinstance(c, Call)) for some in calls.values())
-    return Attempt(*sizes, declared, space, reset, step, resets, steps, refused)
+    return Attempt(size, action_size, backend, declared, space, reset, step, resets, steps, refused)
 
 
 def _ask(env: Env, name: str) -> Any:

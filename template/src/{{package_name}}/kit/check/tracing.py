@@ -326,8 +326,10 @@ def _changes(before: dict[str, Hanging], after: dict[str, Hanging]) -> list[tupl
 
 # Entries that Brax's and this package's training wrappers add to a state.
 WRAPPER_METRICS = ("reward",)
-WRAPPER_INFO = ("steps", "truncation", "episode_done", "episode_metrics", "eval_metrics")
-WRAPPER_INFO += ("first_obs", "first_pipeline_state", "final_obs", "reset_key")
+WRAPPER_INFO = (
+    *("steps", "truncation", "episode_done", "episode_metrics", "eval_metrics"),
+    *("first_obs", "first_pipeline_state", "final_obs", "reset_key"),
+)
 
 
 def with_wrapper_entries(state: State) -> State:
