@@ -313,7 +313,7 @@ class Windy(Walk):
 
 
 def randomize(sys: System) -> tuple[System, System]:
-    winds = np.stack([10.0 * np.arange(BATCH), np.zeros(BATCH)], axis=1, dtype=np.float32)
+    winds: Any = np.stack([10.0 * np.arange(BATCH), np.zeros(BATCH)], axis=1, dtype=np.float32)
     in_axes = dataclasses.replace(jax.tree.map(lambda x: None, sys), wind=0)
     return dataclasses.replace(sys, wind=winds), in_axes
 
