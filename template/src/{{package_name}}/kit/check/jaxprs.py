@@ -1,9 +1,6 @@
-"""What a traced function computes. All that depends on JAX's internals is in this file.
+"""What a traced function computes. Everything that depends on JAX's internals is in this file.
 
 From the template: changes of yours are kept, `copier update` merges new versions in.
-
-No run on a few inputs can tell whether two traces are the same program, which inputs an output
-depends on, or whether a program calls back into Python. Its jaxpr can.
 """
 
 import hashlib
@@ -24,13 +21,13 @@ from jax._src import source_info_util
 CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
 CALLS |= {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
 IDENTITY = {"stop_gradient", "optimization_barrier", "copy", "name"}
-# What keeps all elements in their order where it keeps their number: `x[None][0]` is `x`.
+# They keep all elements in order where they keep their number, so `x[None][0]` is `x`.
 RESHAPE = {"reshape", "squeeze", "expand_dims", "broadcast_in_dim", "slice", "dynamic_slice"}
-# Code outside the program. Its parameters can hold an id that differs in each trace.
+# Code outside of the program. Its parameters can hold an id that differs in each trace.
 FOREIGN = {"pure_callback", "io_callback", "debug_callback", "debug_print", "ffi_call"}
-# Primitives whose results hold no other values than their first operand does.
-REARRANGE = {"broadcast_in_dim", "reshape", "squeeze", "transpose", "slice", "rev", "copy_p"}
-REARRANGE |= {"reduce_max", "reduce_min", "convert_element_type", "dynamic_slice", *IDENTITY}
+# Primitives whose results hold no other values than their first operand.
+SAME_VALUES = {*IDENTITY, *RESHAPE, "transpose", "rev", "reduce_max", "reduce_min"}
+SAME_VALUES |= {"convert_element_type"}
 ARITHMETIC: dict[str, Callable[[float, float], float]] = {
     "mul": operator.mul,
     "add": operator.add,
@@ -38,8 +35,7 @@ ARITHMETIC: dict[str, Callable[[float, float], float]] = {
     "max": max,
     "min": min,
 }
-FEW = 8  # a set of possible values with more members is not worth keeping
-BITS = frozenset({0.0, 1.0})
+FEW = 8  # a set of possible values with more members is not kept
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ class Reading:
     """What a program does.
 
     Attributes:
-      outputs: one for each output, in order.
+      outputs: one for each output.
       operations: how often each primitive occurs, inner programs included.
       drawn: for each draw of random numbers, the inputs that its key depends on.
       infinite: whether it contains infinity, as in `jnp.where(found, x, jnp.inf)`.
@@ -75,7 +71,6 @@ class Reading:
 
     @property
     def callbacks(self) -> list[str]:
-        """Primitives that call back into Python."""
         return sorted(n for n in self.operations if "callback" in n or n == "debug_print")
 
     @property
@@ -90,25 +85,22 @@ def input_digest(index: int) -> bytes:
 
 
 def read(closed: Any, possible: Mapping[int, Iterable[float]] | None = None) -> Reading:
-    """Reads a `ClosedJaxpr`, as `jax.make_jaxpr` gives it.
-
-    Args:
-      closed: the program.
-      possible: all values that inputs can have, by the input's index.
-    """
-    reading = Reading()
-    known = {i: frozenset(values) for i, values in (possible or {}).items()}
-    inputs = [
-        Value(input_digest(i), frozenset([i]), known.get(i))
-        for i in range(len(closed.jaxpr.invars))
-    ]
-    reading.outputs = _read(reading, closed, inputs)
+    """Reads what `jax.make_jaxpr` gives; `possible`: all values of an input, by its index."""
+    reading, known = Reading(), possible or {}
+    reading.outputs = _read(
+        reading,
+        closed,
+        [
+            Value(input_digest(i), frozenset([i]), frozenset(known[i]) if i in known else None)
+            for i in range(len(closed.jaxpr.invars))
+        ],
+    )
     return reading
 
 
 def _read(reading: Reading, program: Any, inputs: Sequence[Value]) -> list[Value]:
     """Follows `program` (a `Jaxpr`, closed or not) from its inputs to its outputs."""
-    jaxpr = getattr(program, "jaxpr", program)
+    jaxpr = _open(program)
     known = dict(zip(jaxpr.invars, inputs, strict=True))
     for var, constant in zip(jaxpr.constvars, getattr(program, "consts", ()), strict=False):
         known[var] = Value(_hash(constant), possible=_elements(constant))
@@ -143,8 +135,7 @@ def _read_equation(reading: Reading, eqn: Any, operands: list[Value]) -> list[Va
     # What a loop or a branch contains can depend on everything that goes into it.
     bodies = []
     for body in _programs(eqn.params.values()):
-        size = len(getattr(body, "jaxpr", body).invars)
-        values = [Value(_hash("inner", i), inputs) for i in range(size)]
+        values = [Value(_hash("inner", i), inputs) for i in range(len(_open(body).invars))]
         bodies.append([value.digest for value in _read(reading, body, values)])
     params = eqn.params.get("target_name") if name in FOREIGN else eqn.params
     digest = _hash(name, params, [x.digest for x in operands], bodies)
@@ -154,18 +145,21 @@ def _read_equation(reading: Reading, eqn: Any, operands: list[Value]) -> list[Va
     ]
 
 
+def _open(program: Any) -> Any:
+    return getattr(program, "jaxpr", program)
+
+
 def _called(eqn: Any) -> Any | None:
     """The program that an equation does nothing else than call."""
     inner = list(_programs(eqn.params.values())) if eqn.primitive.name in CALLS else []
-    if len(inner) == 1 and len(getattr(inner[0], "jaxpr", inner[0]).invars) == len(eqn.invars):
-        return inner[0]
-    return None
+    one = len(inner) == 1 and len(_open(inner[0]).invars) == len(eqn.invars)
+    return inner[0] if one else None
 
 
 def _programs(parameters: Iterable[Any]) -> Iterable[Any]:
     """The programs among the parameters of an equation: the body of a loop, branches, ..."""
     for x in parameters:
-        if hasattr(x, "eqns") or hasattr(getattr(x, "jaxpr", None), "eqns"):
+        if hasattr(_open(x), "eqns"):
             yield x
         elif isinstance(x, tuple | list):
             yield from _programs(x)
@@ -183,16 +177,17 @@ def _elements(x: Any) -> frozenset[float] | None:
 
 def _possible(name: str, aval: Any, operands: Sequence[Value]) -> frozenset[float] | None:
     """All values that the elements of a result can have, where they are known and few."""
-    sets = [x.possible for x in operands]
     if getattr(aval, "dtype", None) == jnp.bool_:
-        return BITS
+        return frozenset({0.0, 1.0})
+    sets = [x.possible for x in operands]
+    known = [s for s in sets if s is not None]
     found: frozenset[float] | None = None
-    if name in REARRANGE and sets:
+    if name in SAME_VALUES:
         found = sets[0]
     elif name == "select_n" and None not in sets[1:]:
         found = frozenset[float]().union(*(s for s in sets[1:] if s is not None))
-    elif name in ARITHMETIC and sets[0] is not None and sets[1] is not None:
-        found = frozenset(ARITHMETIC[name](x, y) for x in sets[0] for y in sets[1])
+    elif name in ARITHMETIC and len(known) == 2:
+        found = frozenset(ARITHMETIC[name](x, y) for x in known[0] for y in known[1])
     return found if found is not None and len(found) <= FEW else None
 
 
@@ -202,29 +197,27 @@ def _hash(*parts: Any) -> bytes:
 
 def _bytes(x: Any) -> bytes:
     """The same bytes for the same value. Functions and the like count with their type alone."""
-    if isinstance(x, bytes):
-        return b"b" + x
-    if x is None or isinstance(x, bool | int | float | complex | str | np.dtype | type):
+    if isinstance(x, bytes | bool | int | float | complex | str | np.dtype | type | None):
         return repr(x).encode()
     if isinstance(x, tuple | list):
         return b"(" + b",".join(map(_bytes, x)) + b")"
     if isinstance(x, dict):
         return _bytes([(key, x[key]) for key in sorted(x, key=str)])
-    if hasattr(x, "dtype") and hasattr(x, "shape"):
-        try:
-            if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-                x = jax.random.key_data(x)
-            return repr((x.shape, x.dtype)).encode() + np.asarray(x).tobytes()
-        except Exception:  # an abstract value or a reference
-            return repr((x.shape, x.dtype)).encode()
-    return type(x).__name__.encode()
+    if not (hasattr(x, "dtype") and hasattr(x, "shape")):
+        return type(x).__name__.encode()
+    try:
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x = jax.random.key_data(x)
+        return repr((x.shape, x.dtype)).encode() + np.asarray(x).tobytes()
+    except Exception:  # an abstract value or a reference
+        return repr((x.shape, x.dtype)).encode()
 
 
 def checked(closed: Any) -> tuple[Callable[..., tuple[list[Any], list[Any]]], list[str]]:
     """`closed` as a function that also tells which array reads were out of range.
 
-    JAX clamps such an index, so that the program goes on with another element. Reads inside loops
-    and branches are not looked at, nor are `mode="fill"` and `mode="clip"`, where it is meant.
+    JAX clamps such an index. Reads inside loops and branches are not looked at, nor are
+    `mode="fill"` and `mode="clip"`, where it is meant.
 
     Returns:
       A function of the flat inputs that gives the flat outputs and one () bool for each read, and
@@ -233,10 +226,9 @@ def checked(closed: Any) -> tuple[Callable[..., tuple[list[Any], list[Any]]], li
     lines: list[str] = []
 
     def run(*args: Any) -> tuple[list[Any], list[Any]]:
-        flags: list[Any] = []
         lines.clear()
-        outputs = _run(closed, list(args), set(closed.jaxpr.invars), flags, lines)
-        return outputs, flags
+        flags: list[Any] = []
+        return _run(closed, list(args), set(closed.jaxpr.invars), flags, lines), flags
 
     return run, lines
 
@@ -245,52 +237,41 @@ def _run(
     program: Any, args: list[Any], varies: set[Any], flags: list[Any], lines: list[str]
 ) -> Any:
     """Evaluates `program`, in which the variables in `varies` depend on the inputs."""
-    jaxpr = getattr(program, "jaxpr", program)
+    jaxpr = _open(program)
     values = dict(zip(jaxpr.constvars, getattr(program, "consts", ()), strict=False))
     values |= zip(jaxpr.invars, args, strict=True)
     for eqn in jaxpr.eqns:
         operands = [x.val if hasattr(x, "val") else values[x] for x in eqn.invars]
         moves = [not hasattr(x, "val") and x in varies for x in eqn.invars]
         if (called := _called(eqn)) is not None:
-            inner = getattr(called, "jaxpr", called).invars
-            inner = {var for var, moving in zip(inner, moves, strict=True) if moving}
+            inner = {v for v, moving in zip(_open(called).invars, moves, strict=True) if moving}
             results = _run(called, operands, inner, flags, lines)
         else:
-            outside = _outside(eqn, operands) if any(moves[1:]) else None
-            if outside is not None:
+            if any(moves[1:]) and (outside := _outside(eqn, operands)) is not None:
                 flags.append(outside)
-                lines.append(line_of(eqn))
+                where = re.match(r"(.+?):(\d+)", source_info_util.summarize(eqn.source_info))
+                lines.append(f"{Path(where[1]).name}:{where[2]}" if where else "an unknown line")
             bound = eqn.primitive.get_bind_params(eqn.params)  # JAX 0.9 gives a pair
             functions, params = bound if isinstance(bound, tuple) else ((), bound)
             results = eqn.primitive.bind(*functions, *operands, **params)
             results = results if eqn.primitive.multiple_results else [results]
         values.update(zip(eqn.outvars, results, strict=True))
-        if any(moves):
-            varies.update(eqn.outvars)
+        varies.update(eqn.outvars if any(moves) else ())
     return [x.val if hasattr(x, "val") else values[x] for x in jaxpr.outvars]
 
 
 def _outside(eqn: Any, operands: list[Any]) -> Any | None:
     """Whether a read is out of range; None for other operations."""
-    shape = np.array(eqn.invars[0].aval.shape)
+    last = np.array(eqn.invars[0].aval.shape) - eqn.params.get("slice_sizes", 0)
     if eqn.primitive.name == "dynamic_slice":
-        last = shape - eqn.params["slice_sizes"]
         start = jnp.stack([jnp.asarray(x, jnp.int32) for x in operands[1:]])
-    elif eqn.primitive.name == "gather":
-        if eqn.params["mode"] != jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS:
-            return None
-        axes = list(eqn.params["dimension_numbers"].start_index_map)
-        last = (shape - eqn.params["slice_sizes"])[axes]
+        return jnp.any((start < 0) | (start > last))
+    promised = eqn.params.get("mode") == jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS
+    if eqn.primitive.name == "gather" and promised:
+        last = last[list(eqn.params["dimension_numbers"].start_index_map)]
         start = jnp.asarray(operands[1], jnp.int32)
-    else:
-        return None
-    return jnp.any((start < 0) | (start > last))
-
-
-def line_of(eqn: Any) -> str:
-    """The user's line that an equation comes from, such as `env.py:41`."""
-    found = re.match(r"(.+?):(\d+)", source_info_util.summarize(eqn.source_info))
-    return f"{Path(found[1]).name}:{found[2]}" if found else "an unknown line"
+        return jnp.any((start < 0) | (start > last))
+    return None
 
 
 def leaked(function: Callable[..., Any], *args: Any) -> str | None:
@@ -299,11 +280,11 @@ def leaked(function: Callable[..., Any], *args: Any) -> str | None:
         with jax.checking_leaks():
             jax.eval_shape(function, *args)
     except Exception as error:
-        text = str(error)
-        if not text.startswith("Leaked "):
+        if not str(error).startswith("Leaked "):
             return None  # the function's own error, which another rule reports
         # Chains of "<A> is referred to by B", one after another, each from the value outwards.
-        chain = text.split("\n\n")[1] if "\n\n" in text else text
-        holders = re.findall(r"is referred to by (.+)", chain)
-        return re.sub(r"<(\w+) \d+>", r"a \1", holders[-1]) if holders else "an object"
+        holders = re.findall(r"is referred to by (.+)", [*str(error).split("\n\n"), ""][1])
+        holders = [re.sub(r"<(\w+) \d+>", r"a \1", holder) for holder in holders] or ["an object"]
+        named = [holder for holder in holders if not re.match("a |threading", holder)]
+        return named[0] if named else holders[0]
     return None
