@@ -1,6 +1,7 @@
 """Action spaces: what they sample, and what their distributions mean."""
 
 import itertools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from brax.envs.base import Env
 from kit.actions import ActionSpace, Continuous, Discrete, MultiDiscrete, action_space_of
+from kit.errors import UsageError
 from toys import SPACES
 
 
@@ -64,6 +66,19 @@ def test_gradients_are_finite_where_a_component_has_fewer_choices() -> None:
         return policy.log_prob(logits, jnp.array([3, 1])) + entropy + kl
 
     assert np.all(np.isfinite(jax.grad(loss)(jnp.array([50.0, 0, 0, 0, 1, -1]))))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: Continuous(0), lambda: Discrete(-1), lambda: MultiDiscrete(()), lambda: Discrete(2.0)],  # type: ignore[arg-type]
+)
+def test_spaces_without_an_action_are_refused(make: Callable[[], ActionSpace]) -> None:
+    with pytest.raises(UsageError, match="is no action space"):
+        make()
+
+
+def test_a_list_of_choices_is_the_same_space() -> None:
+    assert MultiDiscrete([3, 2]) == MultiDiscrete((3, 2))  # type: ignore[arg-type]
 
 
 def test_brax_s_own_environments_are_continuous() -> None:

@@ -12,6 +12,7 @@ from brax.training.agents.ppo import networks as brax_networks
 from brax.training.agents.ppo import train as brax_ppo
 from kit.actions import Continuous
 from kit.errors import UsageError
+from kit.networks import make_network_factory
 from kit.ppo import PPOConfig, make_ppo
 from kit.wrappers import wrap_for_training
 from toys import OBSERVATIONS, SPACES, TINY, Encoder, Toy, toy_task
@@ -182,7 +183,8 @@ def test_randomised_domains_are_evaluated_in_a_batch_of_another_size() -> None:
         ({"num_timesteps": 0}, "num_timesteps is 0, which has to be greater than 0"),
         ({"num_timesteps": 1.5}, "which has to be a whole number"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
-        ({"learning_rate": "fast"}, "which has to be a number"),
+        ({"learning_rate": "fast"}, "'fast', which has to be a plain Python number"),
+        ({"max_grad_norm": 0.0}, "greater than 0, or None"),
         ({"learning_rate_schedule": "cosine"}, "one of constant, linear, adaptive_kl"),
         ({"normalize_observations": 1}, "true or false"),
         ({"discounting": 1.5}, "from 0 to 1"),
@@ -209,12 +211,25 @@ def vector_of_ints(x: jax.Array) -> jax.Array:
         (lambda x: jnp.zeros((3, 4)) + x, r'shape \(3, 4\).*\{"pixels/view": image\}'),
         (lambda x: {"view": jnp.zeros((3, 4)) + x}, '"pixels/view"'),
         (lambda x: {"a": {"b": x[None]}}, "'a' is a dict"),
+        (lambda x: (x[None], x[None]), "one array, or a dict of arrays"),
+        (lambda x: {}, "is an empty dict"),
+        (lambda x: {"privileged_state": x[None]}, "would see no entry"),
         (vector_of_ints, "is int32, which has to be float32"),
     ],
 )
 def test_observations_that_can_not_be_trained_on(observe: Any, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
         toy_task(observe=observe).make_ppo()
+
+
+def test_keys_that_can_not_be_seen() -> None:
+    with pytest.raises(UsageError, match=r"a list of names: \['state'\]"):
+        make_network_factory(Continuous(2), policy_obs_keys="state")
+    factory = make_network_factory(Continuous(2), policy_obs_keys=["state"])
+    with pytest.raises(UsageError, match="entries state, but the observation is flat"):
+        factory((3,), 2)
+    with pytest.raises(UsageError, match="has no entry 'state'; its entries are a, b"):
+        factory({"a": (3,), "b": (2,)}, 2)
 
 
 def test_an_image_may_be_left_out_on_purpose() -> None:

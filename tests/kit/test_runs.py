@@ -1,9 +1,11 @@
 """Run folders: what is saved, loaded, resumed and refused."""
 
 import dataclasses
+import errno
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 import types
@@ -14,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from brax.envs.base import Env, State, Wrapper
 from brax.training.agents.ppo import networks as brax_networks
 from brax.training.agents.ppo.networks import make_inference_fn
 from kit import cli, runs
@@ -21,6 +24,7 @@ from kit.errors import TrainingDivergedError, UsageError
 from kit.ppo import policy_params
 from kit.task import Task
 from kit.train import train
+from kit.wrappers import wrap_for_training
 from PIL import Image
 from rich.console import Console
 from toys import OBSERVATIONS, SPACES, TINY, Encoder, Toy, toy_task
@@ -168,7 +172,10 @@ def test_nothing_in_a_run_names_code(run: Path, tmp_path: Path) -> None:
         (lambda saved: saved["settings"].update(shell="rm"), "shell"),
         (lambda saved: saved.update(task={"class": "x"}), "task is not a string"),
         (lambda saved: saved.pop("settings"), "settings"),
-        (lambda saved: saved["settings"].update(learning_rate="x"), "has to be a number"),
+        (
+            lambda saved: saved["settings"].update(learning_rate="x"),
+            "has to be a plain Python number",
+        ),
     ],
 )
 def test_a_damaged_config_is_told(run: Path, tmp_path: Path, edit: Any, sentence: str) -> None:
@@ -213,7 +220,7 @@ def test_resume_goes_on_as_the_run_began(
 
     code, _, err = command(capsys, "train", "--resume", str(part), "--learning-rate", "0.001")
     assert code == 2
-    assert "--learning-rate is 0.005" in err
+    assert "learning_rate is 0.005" in err
     assert err.count("\n") == 1
 
     code, _, err = command(capsys, "train", "--resume", str(part), "--num-timesteps", "96")
@@ -230,15 +237,11 @@ def test_resume_goes_on_as_the_run_began(
 def test_the_advice_of_an_interrupted_run_works(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    part = tmp_path / "part"
+    part = tmp_path / "a part"
     quietly(toy_task(num_timesteps=32), run_dir=part)
-    count = 0
 
     def interrupt(row: Any) -> None:
-        nonlocal count
-        count += 1
-        if count == 1:
-            raise KeyboardInterrupt
+        raise KeyboardInterrupt
 
     console = Console(file=io.StringIO(), width=200)
     with pytest.raises(KeyboardInterrupt):
@@ -249,10 +252,50 @@ def test_the_advice_of_an_interrupted_run_works(
             report=interrupt,
             console=console,
         )
-    advice = console.file.getvalue().split("Continue with: ")[1].split()  # type: ignore[attr-defined]
-    code, _, err = command(capsys, *advice)
+    advice = console.file.getvalue().split("Continue with: ")[1]  # type: ignore[attr-defined]
+    code, _, err = command(capsys, *shlex.split(advice))
     assert (code, err) == (0, "")
     assert max(runs.checkpoints(part)) == 320
+
+
+def test_a_run_that_stopped_too_early_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Fails(Toy):
+        def step(self, state: Any, action: jax.Array) -> Any:
+            raise RuntimeError("not yet")
+
+    run = tmp_path / "run"
+    with pytest.raises(RuntimeError, match="not yet"):
+        quietly(dataclasses.replace(TASK, environment=Fails), run_dir=run)
+    assert not run.exists()
+    runs.create(run, "task", TASK)
+    code, _, err = command(capsys, "train", "--resume", str(run))
+    assert code == 2
+    assert "has no checkpoint: it stopped too early, so train again" in err
+
+
+def test_a_torn_line_of_metrics_does_not_end_a_run(run: Path, tmp_path: Path) -> None:
+    part = copy_of(run, tmp_path / "part")
+    with (part / "metrics.jsonl").open("a") as file:
+        file.write('{"steps": 128, "ev')
+    quietly(toy_task(num_timesteps=128), run_dir=part, resume=True)
+    assert [row["steps"] for row in runs.read_metrics(part)] == [0, 32, 64, 96, 128]
+
+
+def test_a_full_disk_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, data: bytes) -> int:
+        path.open("wb").close()
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    code, _, err = command(capsys, "train", "--run-dir", str(tmp_path / "run"))
+    assert code == 1
+    assert err.endswith("can't be used: No space left on device.\n")
+    assert err.count("\n") == 1
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_a_changed_environment_is_said_on_resume(run: Path, tmp_path: Path) -> None:
@@ -261,7 +304,7 @@ def test_a_changed_environment_is_said_on_resume(run: Path, tmp_path: Path) -> N
     (part / "config.json").write_text(json.dumps({**saved, "source": "another"}))
     console = Console(file=io.StringIO(), width=200)
     train(toy_task(num_timesteps=128), run_dir=part, resume=True, console=console)
-    assert "file has changed since this run began" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "has changed since this run started" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_init_from_takes_the_parameters_and_new_settings(run: Path, tmp_path: Path) -> None:
@@ -276,6 +319,41 @@ def test_init_from_takes_the_parameters_and_new_settings(run: Path, tmp_path: Pa
             toy_task(observe=OBSERVATIONS["two vectors"]), run_dir=tmp_path / "no", init_from=run
         )
     assert not (tmp_path / "no").exists()
+
+
+def test_a_nan_before_training_is_not_called_divergence(tmp_path: Path) -> None:
+    class Nan(Toy):
+        def step(self, state: Any, action: jax.Array) -> Any:
+            return super().step(state, action).replace(reward=jnp.float32(jnp.nan))
+
+    with pytest.raises(TrainingDivergedError, match="before any training: the environment returns"):
+        quietly(dataclasses.replace(TASK, environment=Nan), run_dir=tmp_path / "run")
+
+
+def stacked(env: Env, episode_length: int, action_repeat: int, randomization_fn: Any) -> Env:
+    """A wrapper of the user's: the observation twice, side by side."""
+
+    class Twice(Wrapper):
+        def reset(self, rng: jax.Array) -> State:
+            state = self.env.reset(rng)
+            return state.replace(obs=jnp.concatenate([state.obs, state.obs], axis=-1))
+
+        def step(self, state: State, action: jax.Array) -> State:
+            state = self.env.step(state.replace(obs=state.obs[..., :2]), action)
+            return state.replace(obs=jnp.concatenate([state.obs, state.obs], axis=-1))
+
+    return Twice(wrap_for_training(env, episode_length, action_repeat, randomization_fn))
+
+
+def test_a_wrapper_of_the_user_s_is_used_everywhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = dataclasses.replace(toy_task(num_timesteps=32, num_evals=2), wrap_env_fn=stacked)
+    run = quietly(task, run_dir=tmp_path / "run")
+    policy = runs.load_policy(run, task)
+    assert policy(jnp.zeros(4), jax.random.PRNGKey(0))[0].shape == (2,)
+    code, _, err = command(capsys, "play", str(run), "--episodes", "2", tasks={"task": task})
+    assert (code, err) == (0, "")
 
 
 def test_divergence_stops_the_run_and_keeps_what_was_saved(tmp_path: Path) -> None:
@@ -353,6 +431,8 @@ def test_no_gif_is_no_crash(
         (["play", "nowhere"], "not the folder of a run"),
         (["train", "other"], "There is no task 'other'; config.py defines task, second."),
         (["train", "--num-envs", "4", "second"], "Name the task before the flags"),
+        (["train", "--no-normalize-advantage", "true"], "There is no task 'true'"),
+        (["train", "--wandb", "x", "--run-dir", "y"], "needs the package wandb"),
         (["train", "--resume", "x", "--run-dir", "y"], "x is not the folder of a run"),
         (["check", "--seed", "-1"], "--seed has to be"),
     ],
@@ -389,6 +469,24 @@ def test_two_tasks_are_two_values(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert action.shape == ()
     code, _, err = command(capsys, "play", str(run), "--episodes", "2", tasks=tasks)
     assert (code, err) == (0, "")
+
+
+def test_a_mistake_in_config_py_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad_config.py").write_text(
+        "from kit.ppo import PPOConfig\nPPOConfig(episode_length=100, num_envs=15)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main("toy", "bad_config", ["bench"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith("num_envs is 15, which has to divide")
+
+
+def test_an_environment_instead_of_its_class_is_told() -> None:
+    with pytest.raises(UsageError, match=r"class or function: Toy, not Toy\(\)"):
+        dataclasses.replace(TASK, environment=Toy())
 
 
 PTY = """

@@ -23,6 +23,8 @@ from brax.envs.base import Env
 from brax.training import distribution
 from flax import linen as nn
 
+from .errors import UsageError
+
 
 @dataclass(frozen=True)
 class Continuous:
@@ -31,6 +33,9 @@ class Continuous:
     size: int
 
     dtype = jnp.dtype("float32")
+
+    def __post_init__(self) -> None:
+        _refuse_less_than_one(self, self.size)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -65,6 +70,9 @@ class Discrete:
     shape = ()
     dtype = jnp.dtype("int32")
 
+    def __post_init__(self) -> None:
+        _refuse_less_than_one(self, self.size)
+
     def sample(self, key: jax.Array, shape: Sequence[int] = ()) -> jax.Array:
         return jax.random.randint(key, tuple(shape), 0, self.size, jnp.int32)
 
@@ -89,6 +97,10 @@ class MultiDiscrete:
     num_choices: tuple[int, ...]
 
     dtype = jnp.dtype("int32")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "num_choices", tuple(self.num_choices))  # a list will do
+        _refuse_less_than_one(self, *self.num_choices)
 
     @property
     def size(self) -> int:
@@ -125,6 +137,11 @@ ActionSpace = Continuous | Discrete | MultiDiscrete
 def action_space_of(env: Env) -> ActionSpace:
     """What `env` says of its actions as `action_space`; Brax's own environments are continuous."""
     return getattr(env, "action_space", None) or Continuous(env.action_size)
+
+
+def _refuse_less_than_one(space: ActionSpace, *sizes: int) -> None:
+    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise UsageError(f"{space} is no action space: each size has to be a whole number above 0.")
 
 
 def _with(action: np.ndarray, index: int, value: float) -> np.ndarray:

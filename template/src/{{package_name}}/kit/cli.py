@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 the answer is no (a broken rule, an unfinished check, dive
 """
 
 import dataclasses
+import importlib
 import os
 import shlex
 import sys
@@ -14,10 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import jax
-import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -51,11 +51,11 @@ class Check:
 
 @dataclass
 class Train:
-    """Train a policy with PPO."""
+    """Train a policy with PPO: train [TASK] [OPTIONS]."""
 
     settings: Settings
     task: TaskName = None
-    """Which task of config.py; the first one by default. It comes before all flags."""
+    """Which task of config.py; the first one by default."""
     run_dir: Path | None = None
     """The folder to make; runs/<date and time> by default."""
     resume: Path | None = None
@@ -68,7 +68,10 @@ class Train:
 
 @dataclass
 class Play:
-    """Evaluate a trained policy beside a random one, and draw some of its episodes."""
+    """Evaluate a trained policy beside a random one, and draw some of its episodes.
+
+    Domain randomisation is not used.
+    """
 
     run: Run
     """A run folder."""
@@ -90,46 +93,54 @@ class Bench:
     """Which task of config.py; the first one by default."""
 
 
-def main(program: str, config: ModuleType, args: Sequence[str] | None = None) -> None:
+def main(program: str, config: str | ModuleType, args: Sequence[str] | None = None) -> None:
     """Runs a command.
 
     Args:
       program: the name to show in messages.
-      config: the module that defines the tasks.
+      config: the module that defines the tasks, or its name.
       args: the command line; that of the process if None.
     """
     training.use_compilation_cache()
     args = sys.argv[1:] if args is None else args
     try:
-        tasks = tasks_in(config)
+        # Imported here, because a task with unusable settings is a mistake like any other.
+        tasks = tasks_in(importlib.import_module(config) if isinstance(config, str) else config)
         command = _parse(program, tasks, args)
-        RUN[type(command)](program, tasks, command)
+        COMMANDS[str(args[0])][1](program, tasks, command)
     except UsageError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
     except TrainingDivergedError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        print(f"{error.filename or 'A file'} can't be used: {error.strerror}.", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
-        sys.exit(130)
+        _leave(130)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process at once: while XLA compiles in a thread, an ordinary exit would crash."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _parse(program: str, tasks: Mapping[str, Task], args: Sequence[str]) -> Any:
     """Reads the command line; tyro prints its own messages and exits with 2."""
-    commands = tyro.extras.subcommand_type_from_defaults(
-        {
-            "check": Check(),
-            "train": Train(_default_settings(tasks, args)),
-            "play": Play(tyro.MISSING),
-            "bench": Bench(),
-        },
-        descriptions={
-            name: (kind.__doc__ or "")
-            for name, kind in (("check", Check), ("train", Train), ("play", Play), ("bench", Bench))
-        },
-    )
+    defaults = {
+        "check": Check(),
+        "train": Train(_default_settings(tasks, args)),
+        "play": Play(tyro.MISSING),
+        "bench": Bench(),
+    }
+    texts = {name: kind.__doc__ or "" for name, (kind, _) in COMMANDS.items()}
+    commands = tyro.extras.subcommand_type_from_defaults(defaults, descriptions=texts)
     command = tyro.cli(commands, prog=program, args=args, config=(tyro.conf.OmitArgPrefixes,))
     if isinstance(command, Train) and command.task and [command.task] != list(args[1:2]):
+        choose(tasks, command.task)
         raise UsageError(f"Name the task before the flags: train {command.task} ...")
     return command
 
@@ -161,11 +172,9 @@ def _check(program: str, tasks: Mapping[str, Task], asked: Check) -> None:
         print(report.to_json())
     else:
         Console().print(checker.format_report(report))
-    sys.stdout.flush()
-    code = 0 if report.ok else 1
-    if report.stopped:  # a compilation that can't be interrupted would crash an ordinary exit
-        os._exit(code)
-    sys.exit(code)
+    if report.stopped:
+        _leave(1)
+    sys.exit(0 if report.ok else 1)
 
 
 def _train(program: str, tasks: Mapping[str, Task], asked: Train) -> None:
@@ -198,10 +207,9 @@ def _refuse_changes(run: Path, saved: PPOConfig, asked: PPOConfig) -> None:
     for field in dataclasses.fields(PPOConfig):
         before, now = getattr(saved, field.name), getattr(asked, field.name)
         if now != before and field.name != "num_timesteps":
-            flag = "--" + field.name.replace("_", "-")
             raise UsageError(
-                f"{flag} is {before} in {run} and can't change in the middle of a run: leave it "
-                f"out, or start a new run from its policy with --init-from {run}."
+                f"{field.name} is {before} in {run} and can't change in the middle of a run: leave "
+                f"it out, or start a new run from its policy with --init-from {run}."
             )
 
 
@@ -250,23 +258,27 @@ def _play(program: str, tasks: Mapping[str, Task], asked: Play) -> None:
 def _bench(program: str, tasks: Mapping[str, Task], asked: Bench) -> None:
     _, task = choose(tasks, asked.task)
     environment = task.environment()
-    shapes = jax.eval_shape(environment.reset, jax.ShapeDtypeStruct((2,), np.uint32))
-    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes.obs))
+    obs = runs.reset_shapes(environment).obs
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(obs))
     for num_envs in (1, 8, 64, 512, 1024, 4096, 8192):
         if num_envs * size > 500e6:
             print(f"{num_envs:>6,} environments   left out: over 500 MB of observations")
             continue
         speed = rollout.measure_speed(
-            environment, num_envs, episode_length=task.settings.episode_length
+            environment,
+            num_envs,
+            episode_length=task.settings.episode_length,
+            action_repeat=task.settings.action_repeat,
+            wrap_env_fn=task.wrap_env_fn,
         )
         print(f"{num_envs:>6,} environments   {speed:>14,.0f} steps/s", flush=True)
 
 
-RUN: dict[type, Callable[[str, Mapping[str, Task], Any], None]] = {
-    Check: _check,
-    Train: _train,
-    Play: _play,
-    Bench: _bench,
+COMMANDS: dict[str, tuple[type, Callable[[str, Mapping[str, Task], Any], None]]] = {
+    "check": (Check, _check),
+    "train": (Train, _train),
+    "play": (Play, _play),
+    "bench": (Bench, _bench),
 }
 
 

@@ -6,6 +6,7 @@ An observation is a vector (n,), or a dict of vectors and of images, whose keys 
 "pixels/". Brax keeps running statistics of the vectors and none of the images.
 """
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -144,7 +145,13 @@ def make_network_factory(
       value_obs_keys: the entries that the value network sees; all if None.
       policy_hidden_layer_sizes: widths of the policy's layers, behind the encoder.
       value_hidden_layer_sizes: widths of the value network's layers, behind the encoder.
+
+    Raises:
+      UsageError: `policy_obs_keys` or `value_obs_keys` is a string.
     """
+    for keys in (policy_obs_keys, value_obs_keys):
+        if isinstance(keys, str):
+            raise UsageError(f"The keys of an observation are a list of names: [{keys!r}].")
     return NetworkFactory(
         action_space,
         encoder,
@@ -188,6 +195,8 @@ def observation_shapes(observation_size: types.ObservationSize) -> Any:
                 'give it a name as in {"pixels/view": image}.'
             )
         return shape
+    if not observation_size:
+        raise UsageError("The observation is an empty dict.")
     if nested := [key for key, size in observation_size.items() if isinstance(size, Mapping)]:
         raise UsageError(
             f"The observation's entry {nested[0]!r} is a dict; an entry has to be one array."
@@ -212,17 +221,25 @@ def without_images(obs: Any) -> Any:
 def _select(shapes: Any, keys: tuple[str, ...] | None) -> Any:
     if keys is None:
         return shapes
-    there = ", ".join(shapes) if isinstance(shapes, dict) else "none, it is flat"
-    if not keys or not isinstance(shapes, dict) or not set(keys) <= set(shapes):
+    if not isinstance(shapes, dict):
         raise UsageError(
-            f"The networks are to see {', '.join(keys) or 'nothing'} of the observation; "
-            f"its entries are: {there}."
+            f"The networks are to see the entries {', '.join(keys)}, but the observation is flat."
+        )
+    if not keys:
+        raise UsageError("The policy or the value network would see no entry of the observation.")
+    if missing := [key for key in keys if key not in shapes]:
+        raise UsageError(
+            f"The observation has no entry {missing[0]!r}; its entries are {', '.join(shapes)}."
         )
     return {key: shapes[key] for key in keys}
 
 
 def _shape(size: Any) -> tuple[int, ...]:
-    return tuple(size) if isinstance(size, (tuple, list)) else (int(size),)
+    shape = tuple(size) if isinstance(size, (tuple, list)) else (size,)
+    try:
+        return tuple(operator.index(length) for length in shape)
+    except TypeError:
+        raise UsageError("The observation has to be one array, or a dict of arrays.") from None
 
 
 def _is_shape(value: Any) -> bool:

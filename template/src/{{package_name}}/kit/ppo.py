@@ -6,7 +6,7 @@ The loss, the acting and the running statistics are Brax's (`brax.training.agent
 `ppo.train` is one long function that can't be resumed and calls what newer versions of JAX lack;
 here are `init`, `update`, `epoch` and `evaluate`, to be jitted, or vmapped over seeds. Keys are
 split as in `ppo.train`, so that both give the same parameters from the same seed where
-`statistics_before_loss` is on.
+`statistics_before_loss` is on, or with `adaptive_kl`, where Brax updates the statistics late too.
 
 PPO: Schulman et al. 2017, arXiv:1707.06347. Advantages: Schulman et al. 2016, arXiv:1506.02438.
 """
@@ -40,7 +40,7 @@ Schedule = Literal["constant", "linear", "adaptive_kl"]
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """Settings of PPO; the names are those of `ppo.train`.
+    """Settings of PPO; the names are those of `ppo.train`, where it has them.
 
     Raises:
       UsageError (a ValueError): PPO can't run with these settings.
@@ -58,7 +58,7 @@ class PPOConfig:
     num_envs: int = 16
     """Environments that run in parallel; has to divide batch_size x num_minibatches."""
     unroll_length: int = 16
-    """Steps in a rollout."""
+    """Actions in a rollout."""
     batch_size: int = 16
     """Rollouts in a minibatch."""
     num_minibatches: int = 16
@@ -69,9 +69,9 @@ class PPOConfig:
     learning_rate: float = 1e-3
     """Step size of Adam."""
     learning_rate_schedule: Schedule = "constant"
-    """constant; linear: falls to 0 at num_timesteps; adaptive_kl: follows desired_kl."""
+    """constant, linear (falls to 0 at num_timesteps) or adaptive_kl (keeps KL near desired_kl)."""
     desired_kl: float = 0.01
-    """KL divergence of an update that adaptive_kl aims at."""
+    """KL divergence that adaptive_kl aims at."""
     entropy_cost: float = 1e-2
     """Weight of the entropy bonus; a larger one explores for longer."""
     discounting: float = 0.95
@@ -156,14 +156,15 @@ class PPOConfig:
         elif value is None and annotation == float | None:
             right, what = True, ""
         elif isinstance(value, bool) or not isinstance(value, int | float):
-            right, what = False, "a number"
+            right, what = False, "a plain Python number"
         elif annotation is int and not isinstance(value, int):
             right, what = False, "a whole number"
         else:
             in_range, what = RANGES.get(name, (lambda x: 0 < x < math.inf, "greater than 0"))
             right = in_range(value)
         if not right:
-            raise UsageError(f"{name} is {value}, which has to be {what}.")
+            what += ", or None" * (annotation == float | None)
+            raise UsageError(f"{name} is {value!r}, which has to be {what}.")
 
 
 RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
@@ -226,23 +227,6 @@ def policy_params(state: TrainingState) -> tuple[Any, Any, Any]:
     return state.normalizer_params, state.params.policy, state.params.value
 
 
-def preprocessor(config: PPOConfig) -> types.PreprocessObservationFn:
-    """What `network_factory` takes as `preprocess_observations_fn`."""
-    if config.normalize_observations:
-        return running_statistics.normalize
-    return types.identity_observation_preprocessor
-
-
-def init_statistics(obs_shapes: Any, config: PPOConfig) -> Any:
-    """Running statistics of no observations, for `observation_shapes`."""
-    vectors = jax.tree.map(
-        lambda shape: specs.Array(shape, jnp.dtype("float32")),
-        without_images(obs_shapes),
-        is_leaf=lambda x: isinstance(x, tuple),
-    )
-    return running_statistics.init_state(vectors, config.normalize_observations_std_eps)
-
-
 def make_ppo(
     environment: Env,
     config: PPOConfig,
@@ -251,17 +235,18 @@ def make_ppo(
     wrap_env_fn: Callable[..., Env] | None = None,
     randomization_fn: Callable[..., tuple[Any, Any]] | None = None,
 ) -> PPO:
-    """Builds the functions that train `environment`; compiles and runs nothing.
+    """Builds the functions that train `environment`; compiles nothing.
 
     Args:
       environment: one environment, not batched.
       config: the settings.
       network_factory: as `ppo.train` takes it.
       wrap_env_fn: as `ppo.train` takes it; `wrap_for_training` if None.
-      randomization_fn: domain randomisation, as `ppo.train` takes it.
+      randomization_fn: domain randomisation, as `ppo.train` takes it. The randomised systems follow
+        from `config.seed`, also where `init` is vmapped over seeds.
 
     Raises:
-      UsageError: the environment or the networks are none that PPO can train.
+      UsageError: PPO can't train this environment or these networks.
     """
 
     def wrap(own: Callable[..., Env], key: str, batch: int) -> Env:
@@ -284,14 +269,29 @@ def make_ppo(
     reset = jax.eval_shape(env.reset, jax.ShapeDtypeStruct((config.num_envs, 2), jnp.uint32))
     if config.bootstrap_on_timeout and "final_obs" not in reset.info:
         raise UsageError(
-            "bootstrap_on_timeout needs info['final_obs'], the observation that a step ended in; "
-            "the task's wrap_env_fn does not keep it."
+            "bootstrap_on_timeout needs info['final_obs'], the observation that a step ended in, "
+            "from wrap_env_fn: let it use wrap_for_training(..., keep_final_obs=True)."
         )
     obs_shapes = observation_shapes(jax.tree.map(lambda x: x.shape[1:], reset.obs))
     networks = network_factory(
-        obs_shapes, env.action_size, preprocess_observations_fn=preprocessor(config)
+        obs_shapes,
+        env.action_size,
+        preprocess_observations_fn=(
+            running_statistics.normalize
+            if config.normalize_observations
+            else types.identity_observation_preprocessor
+        ),
     )
-    _refuse_what_does_not_fit(env, reset.obs, networks, init_statistics(obs_shapes, config))
+
+    def init_statistics() -> Any:
+        vectors = jax.tree.map(
+            lambda shape: specs.Array(shape, jnp.dtype("float32")),
+            without_images(obs_shapes),
+            is_leaf=lambda x: isinstance(x, tuple),
+        )
+        return running_statistics.init_state(vectors, config.normalize_observations_std_eps)
+
+    _refuse_what_does_not_fit(env, reset.obs, networks, jax.eval_shape(init_statistics))
 
     make_policy = make_inference_fn(
         networks, compute_value=config.clipping_epsilon_value is not None
@@ -325,7 +325,7 @@ def make_ppo(
             params=params,
             optimizer_state=optimizer.init(params),
             learning_rate=jnp.float32(config.learning_rate),
-            normalizer_params=init_statistics(obs_shapes, config),
+            normalizer_params=init_statistics(),
             env_state=env.reset(jax.random.split(keys["env"], config.num_envs)),
             key=keys["training"],
             eval_key=keys["eval"],
@@ -466,7 +466,7 @@ def make_ppo(
 
 
 def _split(seed: ArrayLike) -> dict[str, jax.Array]:
-    """The keys of a run, split as in `ppo.train`."""
+    """The random keys of a run, split as in `ppo.train`."""
     global_key, local_key = jax.random.split(jax.random.PRNGKey(seed))
     local_key, env, evaluation = jax.random.split(jax.random.fold_in(local_key, 0), 3)
     policy, value = jax.random.split(global_key)
@@ -484,12 +484,12 @@ def _refuse_what_does_not_fit(env: Env, obs: Any, networks: PPONetworks, statist
                 "has to be float32: use .astype(jnp.float32)."
             )
 
-    def act(key: jax.Array, obs: Any) -> jax.Array:
+    def act(key: jax.Array, obs: Any, statistics: Any) -> jax.Array:
         params = (statistics, networks.policy_network.init(key), None)
         return make_inference_fn(networks)(params)(obs, key)[0]
 
     space = action_space_of(env)
-    action = jax.eval_shape(act, jax.ShapeDtypeStruct((2,), jnp.uint32), obs)
+    action = jax.eval_shape(act, jax.ShapeDtypeStruct((2,), jnp.uint32), obs, statistics)
     # With JAX_ENABLE_X64 a float is float64.
     if action.shape[1:] != space.shape or action.dtype.kind != space.dtype.kind:
         raise UsageError(

@@ -38,7 +38,7 @@ class Episodes:
 
 
 def random_policy(action_space: ActionSpace) -> Policy:
-    """A policy that takes uniformly random actions."""
+    """A policy that takes uniformly random actions and ignores the observation."""
 
     def policy(obs: Any, key: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
         del obs
@@ -81,7 +81,7 @@ def run_episodes(
 
 
 def strip_weak_types(tree: Any) -> Any:
-    """Gives each leaf a dtype of its own: an environment may take it from a Python number."""
+    """Removes weak types, which come from Python numbers: types may not change in a loop."""
     return jax.tree.map(lambda x: jnp.asarray(x).astype(jnp.asarray(x).dtype), tree)
 
 
@@ -97,11 +97,9 @@ def evaluate(
 ) -> Episodes:
     """Plays `num_episodes` episodes of `environment`, which is not batched.
 
-    The same seed gives the same episodes.
+    The same seed gives the same episodes. The other arguments are those of `write_gif`.
     """
-    env = (wrap_env_fn or wrap_for_evaluation)(
-        environment, episode_length=episode_length, action_repeat=action_repeat
-    )
+    env = _wrap(environment, episode_length, action_repeat, wrap_env_fn)
 
     @jax.jit
     def run(seed: jax.Array) -> EvalMetrics:
@@ -148,9 +146,7 @@ def write_gif(
     Raises:
       UsageError: the environment has no `render`, or it fails.
     """
-    env = (wrap_env_fn or wrap_for_evaluation)(
-        environment, episode_length=episode_length, action_repeat=action_repeat
-    )
+    env = _wrap(environment, episode_length, action_repeat, wrap_env_fn)
     reset = jax.jit(env.reset)
 
     @jax.jit
@@ -165,14 +161,32 @@ def write_gif(
         frames.append(_draw(environment, state))
         for number in range(1, max_frames):
             state = step(state, jax.random.fold_in(key, number))
-            frames.append(_draw(environment, state))
-            if state.done[0]:
+            ended = bool(state.done[0])
+            # Behind a wrapper of the user's this may be the start of the next episode.
+            if not ended or wrap_env_fn is None:
+                frames.append(_draw(environment, state))
+            if ended:
                 break
         else:
             cut += 1
         frames += [frames[-1]] * 10  # half a second at the end of an episode
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=50, loop=0)
     return cut
+
+
+def _wrap(
+    environment: Env,
+    episode_length: int,
+    action_repeat: int,
+    wrap_env_fn: Callable[..., Env] | None,
+    own: Callable[..., Env] = wrap_for_evaluation,
+) -> Env:
+    return (wrap_env_fn or own)(
+        environment,
+        episode_length=episode_length,
+        action_repeat=action_repeat,
+        randomization_fn=None,
+    )
 
 
 def _draw(environment: Env, batch: State) -> Image.Image:
@@ -192,10 +206,16 @@ def _draw(environment: Env, batch: State) -> Image.Image:
 
 
 def measure_speed(
-    environment: Env, num_envs: int, *, episode_length: int, seconds: float = 1.0
+    environment: Env,
+    num_envs: int,
+    *,
+    episode_length: int,
+    action_repeat: int = 1,
+    seconds: float = 1.0,
+    wrap_env_fn: Callable[..., Env] | None = None,
 ) -> float:
     """Environment steps per second with random actions, wrapped as for training, compiled."""
-    env = wrap_for_training(environment, episode_length)
+    env = _wrap(environment, episode_length, action_repeat, wrap_env_fn, wrap_for_training)
     space = action_space_of(environment)
 
     def step(state: State, key: jax.Array) -> tuple[State, None]:
@@ -210,5 +230,5 @@ def measure_speed(
     start, steps = time.perf_counter(), 0
     while (elapsed := time.perf_counter() - start) < seconds:
         state = jax.block_until_ready(run(state, np.uint32(steps)))
-        steps += 100 * num_envs
+        steps += 100 * num_envs * action_repeat
     return steps / elapsed

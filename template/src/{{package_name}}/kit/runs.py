@@ -8,6 +8,7 @@ checkpoints/        one file for each evaluation, with all that training goes on
 learning_curve.png
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import inspect
@@ -15,7 +16,8 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,16 +25,21 @@ from typing import Any
 import flax
 import jax
 import numpy as np
-from brax.envs.base import Env
-from brax.training import types
-from brax.training.agents.ppo.losses import PPONetworkParams
+from brax.envs.base import Env, State
 from brax.training.agents.ppo.networks import make_inference_fn
 
 from .actions import action_space_of
 from .errors import UsageError
-from .networks import observation_shapes
-from .ppo import PPOConfig, TrainingState, init_statistics, policy_params, preprocessor
+from .ppo import PPOConfig, TrainingState, policy_params
+from .rollout import Policy
 from .task import Task, choose
+
+
+def refuse_existing(run: Path) -> None:
+    """Raises UsageError if there is something at `run` already."""
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        hint = f", or continue with --resume {shlex.quote(str(run))}" * bool(checkpoints(run))
+        raise UsageError(f"{run} exists already: name a new folder{hint}.")
 
 
 def create(run: Path, name: str, task: Task) -> None:
@@ -41,14 +48,11 @@ def create(run: Path, name: str, task: Task) -> None:
     Raises:
       UsageError: the folder holds something already, or can't be made.
     """
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise UsageError(
-            f"{run} exists already; name a new folder, or continue with --resume {run}."
-        )
+    refuse_existing(run)
     try:
         (run / "checkpoints").mkdir(parents=True)
     except OSError as error:
-        raise UsageError(f"{run} can't be made ({error.strerror}); name another folder.") from None
+        raise UsageError(f"{run} can't be made ({error.strerror}): name another folder.") from None
     write_config(run, name, task)
 
 
@@ -72,14 +76,18 @@ def write_config(run: Path, name: str, task: Task) -> None:
 
 
 def describe(environment: Env) -> dict[str, Any]:
-    """What of an environment a run depends on, as JSON has it."""
-    obs = jax.eval_shape(environment.reset, jax.ShapeDtypeStruct((2,), np.uint32)).obs
+    """Observation shapes, action space and a digest of the source file, as JSON types."""
     described = {
-        "observation": jax.tree.map(lambda x: x.shape, obs),
+        "observation": jax.tree.map(lambda x: x.shape, reset_shapes(environment).obs),
         "action_space": str(action_space_of(environment)),
         "source": source_of(environment),
     }
     return json.loads(json.dumps(described))
+
+
+def reset_shapes(environment: Env) -> State:
+    """What `reset` returns, as shapes and dtypes."""
+    return jax.eval_shape(environment.reset, jax.ShapeDtypeStruct((2,), np.uint32))
 
 
 def source_of(environment: Env) -> str:
@@ -93,7 +101,7 @@ def source_of(environment: Env) -> str:
 
 def _uses_mujoco(environment: Env) -> bool:
     """Whether the state of the environment holds anything of MuJoCo's."""
-    state = jax.eval_shape(environment.reset, jax.ShapeDtypeStruct((2,), np.uint32))
+    state = reset_shapes(environment)
     nodes = jax.tree.leaves(state, is_leaf=lambda x: type(x).__module__.startswith("mujoco"))
     return any(type(node).__module__.startswith("mujoco") for node in nodes)
 
@@ -147,9 +155,12 @@ def append_metrics(run: Path, row: Mapping[str, float]) -> None:
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
-    """All evaluations, oldest first."""
-    path = run / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """All evaluations, oldest first; a line that a full disk cut short is left out."""
+    path, rows = run / "metrics.jsonl", []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
 
 
 def forget_after(run: Path, steps: int) -> None:
@@ -187,9 +198,11 @@ def load_checkpoint(run: Path, target: TrainingState, steps: int | None = None) 
       UsageError: there is none, it can't be read, or its shapes are not those of `target`.
     """
     found = checkpoints(run)
-    if not found or (steps is not None and steps not in found):
-        there = ", ".join(map(str, found)) or "none"
-        raise UsageError(f"{run} has no such checkpoint; it has: {there}.")
+    if not found:
+        raise UsageError(f"{run} has no checkpoint: it stopped too early, so train again.")
+    if steps is not None and steps not in found:
+        there = ", ".join(map(str, found))
+        raise UsageError(f"{run} has no checkpoint of {steps} steps; it has: {there}.")
     path = found[max(found) if steps is None else steps]
     try:
         arrays = flax.serialization.msgpack_restore(path.read_bytes())
@@ -213,13 +226,19 @@ def load_checkpoint(run: Path, target: TrainingState, steps: int | None = None) 
     return jax.tree_util.tree_map_with_path(restore, target)
 
 
+def load_parameters(run: Path, target: TrainingState, steps: int | None = None) -> TrainingState:
+    """Like `load_checkpoint`, for networks and running statistics alone: the rest is None."""
+    rest = ("optimizer_state", "learning_rate", "env_state", "key", "eval_key", "updates")
+    return load_checkpoint(run, target.replace(**dict.fromkeys(rest)), steps)
+
+
 def load_policy(
     run: str | os.PathLike[str],
     task: Task | Mapping[str, Task],
     *,
     steps: int | None = None,
     deterministic: bool = True,
-) -> Callable[[types.Observation, jax.Array], tuple[jax.Array, Any]]:
+) -> Policy:
     """Reads a trained policy.
 
     Args:
@@ -238,46 +257,16 @@ def load_policy(
     saved = read_config(run)
     if not isinstance(task, Task):
         _, task = choose(task, saved["task"])
-    environment, settings = task.environment(), PPOConfig(**saved["settings"])
-    refuse_other_sizes(run, environment)
-    # A wrapper of the user's may change what the policy sees.
-    shapes = observation_shapes(observed(task, environment))
-    networks = task.network_factory(
-        shapes, environment.action_size, preprocess_observations_fn=preprocessor(settings)
-    )
-
-    def acting() -> TrainingState:
-        """What acting needs of a `TrainingState`; the rest is None and not read."""
-        key = jax.random.PRNGKey(0)
-        params = PPONetworkParams(
-            policy=networks.policy_network.init(key), value=networks.value_network.init(key)
-        )
-        rest: Any = dict.fromkeys(field.name for field in dataclasses.fields(TrainingState))
-        rest |= {"params": params, "normalizer_params": init_statistics(shapes, settings)}
-        return TrainingState(**rest)
-
-    state = load_checkpoint(run, jax.eval_shape(acting), steps)
-    make_policy = make_inference_fn(networks)
+    refuse_other_sizes(run, task.environment())
+    ppo = dataclasses.replace(task, settings=PPOConfig(**saved["settings"])).make_ppo()
+    state = load_parameters(run, jax.eval_shape(ppo.init, np.uint32(0)), steps)
+    make_policy = make_inference_fn(ppo.networks)
     return jax.jit(make_policy(policy_params(state), deterministic=deterministic))
-
-
-def observed(task: Task, environment: Env) -> Any:
-    """The shape of an observation, or of each of its entries, as the policy sees it."""
-    key = jax.ShapeDtypeStruct((2,), np.uint32)
-    if task.wrap_env_fn is None:
-        return jax.tree.map(lambda x: x.shape, jax.eval_shape(environment.reset, key).obs)
-    wrapped = task.wrap_env_fn(
-        environment,
-        episode_length=task.settings.episode_length,
-        action_repeat=task.settings.action_repeat,
-    )
-    keys = jax.ShapeDtypeStruct((1, 2), np.uint32)
-    return jax.tree.map(lambda x: x.shape[1:], jax.eval_shape(wrapped.reset, keys).obs)
 
 
 def draw_learning_curve(run: Path) -> None:
     """Writes learning_curve.png from metrics.jsonl."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells when it caches fonts
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it logs when it caches fonts
     from matplotlib.figure import Figure  # takes a second to import
 
     rows = read_metrics(run)
@@ -298,19 +287,22 @@ def draw_learning_curve(run: Path) -> None:
 def _write(path: Path, data: bytes) -> None:
     """Writes a file whole or not at all."""
     part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    part.replace(path)
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _raw(leaf: Any) -> Any:
-    """The numbers of a typed PRNG key, which no file can hold; any other array as it is."""
+    """The data of a typed PRNG key, because files hold plain arrays; other arrays unchanged."""
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.key_data(leaf)
     return leaf
 
 
 def _key_impl(key: Any) -> Any:
-    """How the bits of a typed PRNG key are made, of a key without numbers too."""
+    """The implementation of a typed PRNG key, also of a `ShapeDtypeStruct`."""
     found: list[Any] = []
     jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), key)
     return found[0]

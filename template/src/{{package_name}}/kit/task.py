@@ -26,8 +26,13 @@ class Task:
       environment: makes one environment, not batched; the class itself will do.
       settings: how PPO trains; each is a flag of `train`.
       network_factory: as `ppo.train` takes it; see `kit.networks.make_network_factory`.
-      wrap_env_fn: as `ppo.train` takes it; `kit.wrappers.wrap_for_training` if None.
-      randomization_fn: domain randomisation, as `ppo.train` takes it.
+      wrap_env_fn: as `ppo.train` takes it: called with the environment and with `episode_length`,
+        `action_repeat` and `randomization_fn` by name. Training, evaluation and drawing use it;
+        `kit.wrappers` has what they use if it is None.
+      randomization_fn: domain randomisation, as `ppo.train` takes it. `play` does not use it.
+
+    Raises:
+      UsageError: `environment` is an environment and not what makes one.
     """
 
     environment: Callable[[], Env]
@@ -35,6 +40,11 @@ class Task:
     network_factory: types.NetworkFactory[PPONetworks]
     wrap_env_fn: Callable[..., Env] | None = None
     randomization_fn: Callable[..., tuple[Any, Any]] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.environment, Env):
+            made = type(self.environment).__name__
+            raise UsageError(f"A task's environment is a class or function: {made}, not {made}().")
 
     def make_ppo(self) -> PPO:
         """See `kit.ppo.make_ppo`."""

@@ -5,6 +5,7 @@ From the template: changes of yours are kept, `copier update` merges new version
 
 import math
 import os
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -17,7 +18,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRe
 
 from . import runs
 from .errors import TrainingDivergedError, UsageError
-from .ppo import PPOConfig, TrainingState
+from .ppo import PPOConfig
 from .task import Task
 
 
@@ -37,8 +38,8 @@ def train(
       task: what to train.
       name: what `config.py` calls it.
       run_dir: the folder to make; `runs/<date and time>` if None.
-      resume: go on from the newest checkpoint in `run_dir`, up to the task's `num_timesteps`. The
-        result is that of one uninterrupted run.
+      resume: go on from the newest checkpoint in `run_dir`, up to the task's `num_timesteps`. With
+        the settings of the run the result is that of one uninterrupted run.
       init_from: a run folder whose newest parameters a new run starts from.
       report: called after each evaluation with the row that metrics.jsonl gets.
       console: where progress is shown; stdout if None.
@@ -71,12 +72,18 @@ def train(
                 "ask for more with --num-timesteps."
             )
         if runs.read_config(run)["source"] != runs.source_of(task.environment()):
-            say("The environment's file has changed since this run began; the run goes on with it.")
+            say(
+                "The file that defines the environment has changed since this run started; "
+                "training continues with the new file."
+            )
         runs.forget_after(run, done * config.steps_per_update)
         runs.write_config(run, name, task)
     else:
-        learnt = None if init_from is None else _learnt(Path(init_from), task, shapes)
-        runs.create(run, name, task)
+        runs.refuse_existing(run)
+        given = None
+        if init_from is not None:
+            runs.refuse_other_sizes(Path(init_from), task.environment())
+            given = runs.load_parameters(Path(init_from), shapes)
 
     total = config.num_updates * config.steps_per_update
     say(
@@ -89,10 +96,11 @@ def train(
         evaluate = jax.jit(ppo.evaluate).lower(shapes).compile()
         if not resume:
             state = jax.jit(ppo.init)(seed)
-            if learnt is not None:
+            if given is not None:
                 state = state.replace(
-                    params=learnt.params, normalizer_params=learnt.normalizer_params
+                    params=given.params, normalizer_params=given.normalizer_params
                 )
+            runs.create(run, name, task)
 
     progress = Progress(
         SpinnerColumn(),
@@ -119,14 +127,15 @@ def train(
                     row["training/sps"] = (target - done) * config.steps_per_update / seconds
                 row |= {key: float(value) for key, value in evaluate(state).items()}
                 _refuse_nan(run, row)
-                runs.append_metrics(run, row)
                 runs.save_checkpoint(run, state, steps)
+                runs.append_metrics(run, row)
                 report(row)
                 progress.update(bar, completed=steps)
                 say(_line(row))
                 done = target
     except KeyboardInterrupt:
-        say(f"Stopped. Continue with: train --resume {run}")
+        if runs.checkpoints(run):
+            say(f"Stopped. Continue with: train --resume {shlex.quote(str(run))}")
         raise
     finally:
         rows = runs.read_metrics(run)
@@ -140,29 +149,26 @@ def train(
     return run
 
 
-def _learnt(run: Path, task: Task, shapes: TrainingState) -> TrainingState:
-    """Parameters and running statistics of another run, and nothing else of it."""
-    runs.refuse_other_sizes(run, task.environment())
-    nothing = dict.fromkeys(("optimizer_state", "learning_rate", "env_state", "key", "eval_key"))
-    return runs.load_checkpoint(run, shapes.replace(updates=None, **nothing))
-
-
 def _evaluations(config: PPOConfig) -> list[int]:
-    """After how many updates each evaluation comes, evenly spread from none to all."""
+    """The numbers of updates at which to evaluate, evenly spaced from 0 to all."""
     marks = np.linspace(0, config.num_updates, config.num_evals).round().astype(int)
     return [int(mark) for mark in np.unique(marks)]
 
 
 def _refuse_nan(run: Path, row: Mapping[str, float]) -> None:
     broken = [name for name, value in row.items() if not math.isfinite(value)]
-    if broken:
-        saved = runs.checkpoints(run)
-        kept = f"Saved up to step {max(saved):,} in {run}" if saved else "Nothing was saved"
+    if not broken:
+        return
+    what = f"{broken[0]} is {row[broken[0]]}"
+    if not row["steps"]:
         raise TrainingDivergedError(
-            f"{broken[0]} is {row[broken[0]]} at step {row['steps']:,}: training has diverged and "
-            f"was stopped. {kept}. Try a smaller --learning-rate or --max-grad-norm, and run "
-            "`check` to see whether rewards and observations are finite."
+            f"{what} before any training: the environment returns it. Run `check` to see where."
         )
+    raise TrainingDivergedError(
+        f"{what} at step {row['steps']:,}: training has diverged and was stopped. Saved up to "
+        f"step {max(runs.checkpoints(run)):,} in {run}. Try a smaller --learning-rate or "
+        "--max-grad-norm, and run `check` to see whether rewards and observations are finite."
+    )
 
 
 def _line(row: Mapping[str, float]) -> str:

@@ -282,9 +282,12 @@ def leaked(function: Callable[..., Any], *args: Any) -> str | None:
     except Exception as error:
         if not str(error).startswith("Leaked "):
             return None  # the function's own error, which another rule reports
-        # Chains of "<A> is referred to by B", one after another, each from the value outwards.
-        holders = re.findall(r"is referred to by (.+)", [*str(error).split("\n\n"), ""][1])
-        holders = [re.sub(r"<(\w+) \d+>", r"a \1", holder) for holder in holders] or ["an object"]
-        named = [holder for holder in holders if not re.match("a |threading", holder)]
-        return named[0] if named else holders[0]
+        # Chains of "<A> is referred to by B", each from a traced value outwards.
+        for chain in str(error).split("\n\n")[1:]:
+            holders = re.findall(r"is referred to by (.+)", chain)
+            holders = [re.sub(r"<(\w+) \d+>", r"a \1", holder) for holder in holders]
+            # JAX's own caches hold traced values too, for as long as they like.
+            if holders and not any(holder.startswith("jax.") for holder in holders):
+                named = [holder for holder in holders if not re.match("a |threading", holder)]
+                return named[0] if named else holders[0]
     return None
