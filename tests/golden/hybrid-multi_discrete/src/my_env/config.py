@@ -3,6 +3,9 @@
 The settings are flags of `train` too; `kit/ppo.py` describes them all. A second task is a second
 value beside `task`, and `train wide` trains this one:
 
+    import dataclasses
+    import functools
+
     wide = dataclasses.replace(
         task, environment=functools.partial(MyEnv, arena=4.0)
     )

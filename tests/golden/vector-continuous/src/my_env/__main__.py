@@ -3,12 +3,11 @@
 From the template: changes of yours are kept, `copier update` merges new versions in.
 """
 
-from . import config
 from .kit import cli
 
 
 def main() -> None:
-    cli.main("my-env", config)
+    cli.main("my-env", "my_env.config")
 
 
 if __name__ == "__main__":
