@@ -388,18 +388,18 @@ print(report.ok, report.stopped, len(report.unchecked), report.seconds, flush=Tr
 def test_contract_tests_fail_when_the_time_is_up(tmp_path: Path) -> None:
     """With pytest's own report, and not a crash of the interpreter."""
     template = Path(__file__).parents[2] / "template" / "tests" / "test_contract.py.jinja"
-    text = template.read_text().replace("{{ package_name }}.config import task", "slow import task")
+    text = template.read_text().replace("from {{ package_name }} import config", "import config")
     text = text.replace("{{ package_name }}.kit", "kit")
     repeat = "action_repeat=task.settings.action_repeat"
     text = text.replace(repeat, f"{repeat}, time_limit=2")
     (tmp_path / "test_contract.py").write_text(text)
-    (tmp_path / "slow.py").write_text(
+    (tmp_path / "config.py").write_text(
         "where = 'compiled'\n"
         + SLOW
         + """
-from types import SimpleNamespace
-settings = SimpleNamespace(episode_length=60, action_repeat=1)
-task = SimpleNamespace(environment=edited(Point, step=step), settings=settings)
+from kit.ppo import PPOConfig
+from kit.task import Task
+task = Task(edited(Point, step=step), PPOConfig(episode_length=60), None)
 """
     )
     code = f"""

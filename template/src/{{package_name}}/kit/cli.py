@@ -46,7 +46,7 @@ class Check:
     seed: int = 0
     """Seed of all keys and actions."""
     time_limit: float = 60.0
-    """Seconds after which the check stops unfinished."""
+    """Seconds of tracing and running, not compiling, after which the check stops unfinished."""
 
 
 @dataclass

@@ -5,12 +5,14 @@ From the template: changes of yours are kept, `copier update` merges new version
 
 import pytest
 
-from my_env.config import task
+from my_env import config
 from my_env.kit.check import RULES, Report, examine
+from my_env.kit.task import Task, tasks_in
 
 
-@pytest.fixture(scope="module")
-def report() -> Report:
+@pytest.fixture(scope="module", params=tasks_in(config).values(), ids=tasks_in(config))
+def report(request: pytest.FixtureRequest) -> Report:
+    task: Task = request.param
     return examine(
         task.environment(),
         episode_length=task.settings.episode_length,

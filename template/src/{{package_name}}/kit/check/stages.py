@@ -250,10 +250,10 @@ def _wrap(env: Env, traced: Traced) -> Wrapped:
     seen: list[dict[str, jaxprs.Value]] = []
     failures: dict[str, Failure] = {}
     keys = jax.ShapeDtypeStruct((3, 2), jnp.uint32)
-    for name, wrap, inner in (
-        ("wrap_for_training", wrap_for_training, _Spy(env, seen)),
-        ("Brax's own wrappers", training.wrap, env),
-    ):
+    wrappers = [("wrap_for_training", wrap_for_training, _Spy(env, seen))]
+    if jnp.result_type(float) != jnp.float64:  # Brax's own mix float32 and float64 then
+        wrappers.append(("Brax's own wrappers", training.wrap, env))
+    for name, wrap, inner in wrappers:
 
         def episode(keys: Any, action: Any, wrap: Any = wrap, inner: Env = inner) -> Any:
             wrapped = training.EvalWrapper(wrap(inner, episode_length=4, action_repeat=2))
