@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 from projects import Render
 
-pytestmark = pytest.mark.slow
+# One process, since the tests share a trained run.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("commands")]
 
 # What Brax 0.14.2 calls, and JAX has lacked since 0.10 (google/brax#671).
 DEVICE_PUT_REPLICATED = """

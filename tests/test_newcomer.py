@@ -13,6 +13,7 @@ import readme
 from projects import Render, snapshot
 
 pytestmark = pytest.mark.slow
+one_clone = pytest.mark.xdist_group("newcomer")
 
 
 @pytest.fixture(scope="module")
@@ -68,12 +69,14 @@ def project(clone: Path, bare: dict[str, str]) -> Path:
     return clone.parent / "my-env"
 
 
+@one_clone
 def test_the_readme_s_first_command_creates_a_project_and_trains_it(project: Path) -> None:
     (run,) = (project / "runs").iterdir()
     assert (run / "config.json").is_file()
     assert (run / "learning_curve.png").is_file()
 
 
+@one_clone
 def test_what_the_project_s_ci_would_run_passes(
     project: Path, clone: Path, bare: dict[str, str]
 ) -> None:
@@ -89,6 +92,7 @@ def test_what_the_project_s_ci_would_run_passes(
         )
 
 
+@one_clone
 def test_the_readme_s_second_command_finds_the_tests(clone: Path, bare: dict[str, str]) -> None:
     """The command runs this test too, so here it only collects."""
     output = shell(

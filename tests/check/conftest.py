@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections import Counter
 from pathlib import Path
 
 import jax
@@ -18,21 +17,15 @@ if "XLA_FLAGS" not in os.environ:
     jax.jit(lambda: 0)()
     del os.environ["XLA_FLAGS"]
 
-SCORE: Counter[str] = Counter()
-
-
-@pytest.fixture
-def score() -> Counter[str]:
-    """What the terminal shows at the end: planted, caught, correct, failed."""
-    return SCORE
-
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if SCORE["planted"]:
-        caught, planted = SCORE["caught"], SCORE["planted"]
-        terminalreporter.write_line(
-            f"planted defects caught by the right rule: {caught} / {planted}"
+    for test, what in (
+        ("test_defect_is_caught", "planted defects caught by the right rule"),
+        ("environment_passes", "correct environments passed"),
+    ):
+        passed, failed = (
+            sum(test in report.nodeid for report in terminalreporter.stats.get(outcome, ()))
+            for outcome in ("passed", "failed")
         )
-    if SCORE["correct"]:
-        passed = SCORE["correct"] - SCORE["failed"]
-        terminalreporter.write_line(f"correct environments passed: {passed} / {SCORE['correct']}")
+        if passed + failed:
+            terminalreporter.write_line(f"{what}: {passed} / {passed + failed}")
