@@ -7,12 +7,14 @@ import pytest
 
 from my_env import config
 from my_env.kit.check import RULES, Report, examine
-from my_env.kit.task import Task, tasks_in
+from my_env.kit.task import tasks_in
+
+TASKS = tasks_in(config)
 
 
-@pytest.fixture(scope="module", params=tasks_in(config).values(), ids=tasks_in(config))
+@pytest.fixture(scope="module", params=list(TASKS))
 def report(request: pytest.FixtureRequest) -> Report:
-    task: Task = request.param
+    task = TASKS[request.param]
     return examine(
         task.environment(),
         episode_length=task.settings.episode_length,
