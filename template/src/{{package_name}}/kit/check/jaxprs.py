@@ -276,18 +276,30 @@ def _outside(eqn: Any, operands: list[Any]) -> Any | None:
 
 def leaked(function: Callable[..., Any], *args: Any) -> str | None:
     """What holds a traced value after `function` was traced; None if nothing does."""
+    holders = _holders(function, args)
+    if holders and all(by_jax for _, by_jax in holders):
+        # JAX's own caches hold traced values too, or hide who else does.
+        jax.clear_caches()
+        holders = _holders(function, args)
+    return next((name for name, by_jax in holders if not by_jax), None)
+
+
+def _holders(function: Callable[..., Any], args: Sequence[Any]) -> list[tuple[str, bool]]:
+    """The holder of each leaked value that says most, and whether JAX itself is one of them."""
     try:
         with jax.checking_leaks():
             jax.eval_shape(function, *args)
     except Exception as error:
         if not str(error).startswith("Leaked "):
-            return None  # the function's own error, which another rule reports
+            return []  # the function's own error, which another rule reports
+        found = []
         # Chains of "<A> is referred to by B", each from a traced value outwards.
         for chain in str(error).split("\n\n")[1:]:
             holders = re.findall(r"is referred to by (.+)", chain)
             holders = [re.sub(r"<(\w+) \d+>", r"a \1", holder) for holder in holders]
-            # JAX's own caches hold traced values too, for as long as they like.
-            if holders and not any(holder.startswith("jax.") for holder in holders):
-                named = [holder for holder in holders if not re.match("a |threading", holder)]
-                return named[0] if named else holders[0]
-    return None
+            named = [holder for holder in holders if not re.match("a |threading", holder)]
+            if holders:
+                by_jax = any(holder.startswith("jax.") for holder in holders)
+                found.append((next(iter(named or holders)), by_jax))
+        return found
+    return []
