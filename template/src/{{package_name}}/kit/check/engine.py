@@ -162,9 +162,14 @@ def check_env(
       The violations, in the order of `RULES`; empty if all rules are kept. What `env` raises is
       among them and is not raised here.
     """
-    clock = Clock(time_limit)
-    settings = Settings(env, seed, episode_length, action_repeat, action_space, clock)
-    return _examine(settings).violations
+    return examine(
+        env,
+        seed=seed,
+        episode_length=episode_length,
+        action_repeat=action_repeat,
+        action_space=action_space,
+        time_limit=time_limit,
+    ).violations
 
 
 def examine(
@@ -179,10 +184,6 @@ def examine(
     """Does what `check_env` does, and also says what was not checked."""
     clock = Clock(time_limit)
     settings = Settings(env, seed, episode_length, action_repeat, action_space, clock)
-    return _examine(settings)
-
-
-def _examine(settings: Settings) -> Report:
     began, work = time.monotonic(), _Work(settings)
     # A thread, as neither a compilation nor a loop in `step` can be stopped from outside.
     worker = threading.Thread(target=work.run, daemon=True)
