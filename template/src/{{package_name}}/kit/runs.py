@@ -3,9 +3,14 @@
 From the template: changes of yours are kept, `copier update` merges new versions in.
 
 config.json         settings, sizes and versions; data alone, nothing in it names code
-metrics.jsonl       one JSON object for each evaluation
-checkpoints/        one file for each evaluation, with all that training goes on from
+metrics.jsonl       one JSON object for each seed and evaluation
+checkpoints/        parameters and running statistics, one file for each evaluation
+resume.msgpack      the whole newest state, which training goes on from
 learning_curve.png
+
+With several seeds all arrays of a checkpoint have a leading axis (num_seeds, ...). Each msgpack
+file starts with the SHA-256 of the rest. A folder may come from a stranger: what is read is
+bounded and checked, links are not followed, and messages escape what a terminal would obey.
 """
 
 import contextlib
@@ -13,66 +18,115 @@ import dataclasses
 import hashlib
 import inspect
 import json
-import logging
+import math
 import os
 import platform
-import shlex
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import flax
 import jax
 import numpy as np
 from brax.envs.base import Env, State
 from brax.training.agents.ppo.networks import make_inference_fn
 
+from . import files, pytrees
 from .actions import action_space_of
 from .errors import UsageError
-from .ppo import PPOConfig, TrainingState, policy_params
+from .files import printable, quoted
+from .ppo import PPO, PPOConfig, TrainingState, policy_params
 from .rollout import Policy
 from .task import Task, choose
 
+MAX_CONFIG = 2**20  # bytes
+MAX_METRICS = 2**28
+NAMES = {"python": "Python", "jax": "JAX", "brax": "Brax", "device": "The device"}
+
+# ---- the folder ---------------------------------------------------------------------------------
+
 
 def refuse_existing(run: Path) -> None:
-    """Raises UsageError if there is something at `run` already."""
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        hint = f", or continue with --resume {shlex.quote(str(run))}" * bool(checkpoints(run))
-        raise UsageError(f"{run} exists already: name a new folder{hint}.")
+    """Raises UsageError if there is something at `run` already; an empty folder may be there."""
+    try:
+        taken = os.path.lexists(run) and {path.name for path in run.iterdir()} - {".lock"}
+    except OSError as error:
+        raise UsageError(
+            f"{printable(run)} can't be used as a folder ({files.reason(error)}): name another one."
+        ) from None
+    if taken:
+        hint = f", or continue with --resume {quoted(run)}" * ("config.json" in taken)
+        raise UsageError(f"{printable(run)} exists already: name a new folder{hint}.")
 
 
-def create(run: Path, name: str, task: Task) -> None:
-    """Makes the folder and writes config.json.
+def make_folder(run: Path | None = None) -> Path:
+    """Makes the folder of a new run; `runs/<date and time>` if None.
 
     Raises:
       UsageError: the folder holds something already, or can't be made.
     """
-    refuse_existing(run)
+    started = Path("runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    folder, number = run or started, 1
     try:
-        (run / "checkpoints").mkdir(parents=True)
+        if run is not None:
+            refuse_existing(run)
+            run.mkdir(parents=True, exist_ok=True)
+            return run
+        started.parent.mkdir(exist_ok=True)
+        while True:
+            # Making the folder claims its name from a run of the same second.
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+                return folder
+            number += 1
+            folder = started.with_name(f"{started.name}-{number}")
     except OSError as error:
-        raise UsageError(f"{run} can't be made ({error.strerror}): name another folder.") from None
-    write_config(run, name, task)
+        raise UsageError(
+            f"{printable(folder)} can't be made ({files.reason(error)}): name another folder."
+        ) from None
+
+
+@contextlib.contextmanager
+def lock(run: Path) -> Iterator[None]:
+    """Keeps other processes from training in this run; a crash does not leave the lock behind.
+
+    It does nothing on systems without `fcntl` (Windows) and on file systems without locks.
+
+    Raises:
+      UsageError: another process holds it, or the folder can't be written to.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            free = stack.enter_context(files.lock(run / ".lock"))
+        except OSError as error:
+            raise UsageError(
+                f"{printable(run)} can't be written to ({files.reason(error)})."
+            ) from None
+        if not free:
+            raise UsageError(
+                f"Another process is training in {printable(run)}: wait until it ends, or train "
+                "in another folder."
+            )
+        yield
+
+
+# ---- config.json --------------------------------------------------------------------------------
 
 
 def write_config(run: Path, name: str, task: Task) -> None:
-    """Writes config.json."""
+    """Writes config.json; `name` is what `config.py` calls the task."""
     environment = task.environment()
-    packages = ["jax", "brax", "flax", "optax"]
-    if _uses_mujoco(environment):
-        packages += ["mujoco", "mujoco-mjx"]
     described = {
         "task": name,
         "settings": dataclasses.asdict(task.settings),
         **describe(environment),
-        "versions": {
-            "python": platform.python_version(),
-            **{package: metadata.version(package) for package in packages},
-        },
+        "networks": digest_of(task.make_ppo()),
+        "versions": versions_of(environment),
         "device": jax.devices()[0].device_kind,
     }
-    _write(run / "config.json", json.dumps(described, indent=2).encode() + b"\n")
+    files.write(run / "config.json", json.dumps(described, indent=2).encode() + b"\n")
 
 
 def describe(environment: Env) -> dict[str, Any]:
@@ -99,6 +153,36 @@ def source_of(environment: Env) -> str:
     return hashlib.sha256(source).hexdigest()
 
 
+def digest_of(ppo: PPO) -> str:
+    """A digest of what the networks compute, whatever their parameters: of their jaxpr.
+
+    A change of the activation leaves all sizes as they are. Jaxprs of two versions of JAX differ.
+    """
+
+    def act(state: TrainingState, obs: Any, key: jax.Array) -> Any:
+        value = ppo.networks.value_network.apply(state.normalizer_params, state.params.value, obs)
+        return value, make_inference_fn(ppo.networks)(policy_params(state))(obs, key)
+
+    state = jax.eval_shape(ppo.init, np.uint32(0))
+    obs = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), state.env_state.obs
+    )
+    jaxpr = jax.make_jaxpr(act)(_policy_alone(state), obs, jax.ShapeDtypeStruct((2,), np.uint32))
+    digest = hashlib.sha256(re.sub("0x[0-9a-f]+", "", str(jaxpr)).encode())  # without addresses
+    for constant in jaxpr.consts:
+        digest.update(np.asarray(pytrees.raw(constant)).tobytes())
+    return digest.hexdigest()
+
+
+def versions_of(environment: Env) -> dict[str, str]:
+    """The versions of what a result depends on."""
+    packages = ["jax", "brax", "flax", "optax"]
+    if _uses_mujoco(environment):
+        packages += ["mujoco", "mujoco-mjx"]
+    versions = {package: metadata.version(package) for package in packages}
+    return {"python": platform.python_version(), **versions}
+
+
 def _uses_mujoco(environment: Env) -> bool:
     """Whether the state of the environment holds anything of MuJoCo's."""
     state = reset_shapes(environment)
@@ -107,30 +191,66 @@ def _uses_mujoco(environment: Env) -> bool:
 
 
 def read_config(run: Path) -> dict[str, Any]:
-    """What `create` wrote.
+    """What `write_config` wrote.
 
     Raises:
-      UsageError: `run` is no run folder.
+      UsageError: `run` is no run folder, or the file was edited into what no run has.
     """
     path = run / "config.json"
-    if not path.is_file():
+    if not os.path.lexists(path):
         near = sorted(found.parent for found in run.parent.glob("*/config.json"))
-        hint = f"; there is {', '.join(map(str, near[-3:]))}" if near else ""
-        raise UsageError(f"{run} is not the folder of a run: it has no config.json{hint}.")
+        hint = f"; there is {', '.join(map(printable, near[-3:]))}" if near else ""
+        raise UsageError(
+            f"{printable(run)} is not the folder of a run: it has no config.json{hint}."
+        )
+    data = files.read(path, MAX_CONFIG)
     try:
-        saved = json.loads(path.read_text())
-        PPOConfig(**saved["settings"])
-        for name in ("task", "source", "action_space"):
-            if not isinstance(saved[name], str):
-                raise TypeError(f"{name} is not a string")
-    except (ValueError, TypeError, LookupError) as error:
-        raise UsageError(f"{path} is damaged ({error}); restore it from a backup.") from None
+        saved = json.loads(data.decode(), parse_int=_parse_int)
+        _refuse_what_no_run_has(saved)
+    # The last two are for what is nested too deep and for numbers that are too large.
+    except (ValueError, TypeError, RecursionError, OverflowError) as error:
+        raise UsageError(
+            f"{printable(path)} is damaged ({printable(error)[:200]}); restore it from a backup."
+        ) from None
     return saved
+
+
+def _refuse_what_no_run_has(saved: Any) -> None:
+    if not isinstance(saved, dict):
+        raise TypeError("it is not an object")
+    for name, kind, what in (
+        *((name, str, "a string") for name in ("task", "action_space", "source", "networks")),
+        *((name, dict, "an object") for name in ("settings", "versions")),
+        ("device", str, "a string"),
+    ):
+        if not isinstance(saved.get(name), kind):
+            raise TypeError(f"{name} is not {what}")
+    shapes = saved.get("observation")
+    for shape in shapes.values() if isinstance(shapes, dict) else [shapes]:
+        if not isinstance(shape, list) or any(type(size) is not int for size in shape):
+            raise TypeError("observation is neither a shape nor an object of shapes")
+    if not all(isinstance(version, str) for version in saved["versions"].values()):
+        raise TypeError("versions are not all strings")
+    unknown = saved["settings"].keys() - {field.name for field in dataclasses.fields(PPOConfig)}
+    if unknown:
+        raise ValueError(f"there is no setting {min(unknown)}")
+    PPOConfig(**saved["settings"])
+
+
+def _parse_int(digits: str) -> int:
+    if len(digits) > 19:
+        raise ValueError("a number has more than 19 digits")
+    return int(digits)
 
 
 def read_settings(run: Path) -> PPOConfig:
     """The settings of a run."""
     return PPOConfig(**read_config(run)["settings"])
+
+
+def seeds_of(settings: PPOConfig) -> range:
+    """The seeds that a run trains."""
+    return range(settings.seed, settings.seed + settings.num_seeds)
 
 
 def refuse_other_sizes(run: Path, environment: Env) -> None:
@@ -141,95 +261,226 @@ def refuse_other_sizes(run: Path, environment: Env) -> None:
     """
     saved, now = read_config(run), describe(environment)
     for name in ("observation", "action_space"):
-        if saved.get(name) != now[name]:
+        if saved[name] != now[name]:
             raise UsageError(
-                f"{run} was trained with {name} {saved.get(name)}, but the environment has "
-                f"{now[name]} now: undo the change, or train again."
+                f"{printable(run)} was trained with {name} {printable(saved[name])[:200]}, but the "
+                f"environment has {now[name]} now: undo the change, or train again."
             )
 
 
-def append_metrics(run: Path, row: Mapping[str, float]) -> None:
-    """Adds one evaluation to metrics.jsonl."""
-    with (run / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(dict(row)) + "\n")
+def changes_since(run: Path, task: Task) -> list[str]:
+    """Sentences about what differs from when the run was started or resumed and keeps all sizes.
+
+    Training goes on all the same, but its result may not be that of an uninterrupted run.
+    """
+    saved, environment = read_config(run), task.environment()
+    before = {**saved["versions"], "device": saved["device"]}
+    now = {**versions_of(environment), "device": jax.devices()[0].device_kind}
+    told = [
+        f"{NAMES.get(what, what)} was {printable(before[what])[:50]} and is {now[what]} now."
+        for what in now
+        if before.get(what, now[what]) != now[what]
+    ]
+    if saved["source"] != source_of(environment):
+        told.append("The file that defines the environment has changed since the run started.")
+    # Two versions of JAX print the same networks differently.
+    if before.get("jax") == now["jax"] and saved["networks"] != digest_of(_ppo_of(saved, task)):
+        told.append(
+            "The networks have changed since the run started: their sizes are the same, but they "
+            "compute something else, as with another activation."
+        )
+    return told
+
+
+# ---- metrics.jsonl ------------------------------------------------------------------------------
+
+
+def append_metrics(run: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Adds one evaluation, a row for each seed; on a full disk nothing is added.
+
+    Raises:
+      OSError: the file can't be written to.
+    """
+    lines = "".join(json.dumps(dict(row)) + "\n" for row in rows)
+    files.append(run / "metrics.jsonl", lines.encode())
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
-    """All evaluations, oldest first; a line that a full disk cut short is left out."""
-    path, rows = run / "metrics.jsonl", []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):
-            rows.append(json.loads(line))
+    """All evaluations, oldest first; lines that are no rows of a run are left out."""
+    path = run / "metrics.jsonl"
+    lines = files.read(path, MAX_METRICS).split(b"\n") if os.path.lexists(path) else []
+    rows = []
+    for line in lines:
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(line, parse_int=_parse_int)
+            if _is_row(row):
+                rows.append(row)
     return rows
 
 
-def forget_after(run: Path, steps: int) -> None:
-    """Drops evaluations later than the checkpoint that training goes on from."""
-    rows = [row for row in read_metrics(run) if row["steps"] <= steps]
-    _write(run / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
-
-
-def save_checkpoint(run: Path, state: TrainingState, steps: int) -> None:
-    """Writes all of `state`; a crash in the middle leaves no file of that name."""
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    arrays = {jax.tree_util.keystr(path): np.asarray(_raw(leaf)) for path, leaf in leaves}
-    _write(
-        run / "checkpoints" / f"{steps:012d}.msgpack",
-        flax.serialization.msgpack_serialize(arrays),
+def _is_row(row: Any) -> bool:
+    return (
+        isinstance(row, dict)
+        and row.keys() >= {"steps", "seed", "eval/episode_reward"}
+        and all(type(value) in (int, float) for value in row.values())
+        and type(row["steps"]) is type(row["seed"]) is int
     )
 
 
+def forget_after(run: Path, steps: int) -> None:
+    """Drops evaluations later than the state that training goes on from, and broken lines."""
+    rows = [row for row in read_metrics(run) if row["steps"] <= steps]
+    # Always written, so that what is appended to is a file of our own rather than a hard link.
+    files.write(run / "metrics.jsonl", *(json.dumps(row).encode() + b"\n" for row in rows))
+
+
+# ---- checkpoints --------------------------------------------------------------------------------
+
+
+def save_checkpoint(run: Path, state: TrainingState, steps: int) -> None:
+    """Writes the parameters and running statistics of `state`; raises OSError."""
+    checkpoints(run)  # refuses a link
+    (run / "checkpoints").mkdir(exist_ok=True)
+    pytrees.save(run / "checkpoints" / f"{steps:012d}.msgpack", _policy_alone(state))
+
+
+def save_resume(run: Path, state: TrainingState) -> None:
+    """Writes all of `state`, over the one before; raises OSError."""
+    pytrees.save(run / "resume.msgpack", state)
+
+
 def checkpoints(run: Path) -> dict[int, Path]:
-    """The run's checkpoints by number of steps, the newest last."""
-    found = sorted((run / "checkpoints").glob("*.msgpack"))
-    return {int(path.stem): path for path in found}
+    """The run's checkpoints by number of steps, the newest last; other files are left out.
+
+    Raises:
+      UsageError: the folder of checkpoints is a link.
+    """
+    folder = run / "checkpoints"
+    if folder.is_symlink():
+        raise UsageError(
+            f"{printable(folder)} is a link, which is not followed: put the folder itself there."
+        )
+    found = sorted(path for path in folder.glob("*.msgpack") if not path.is_dir())
+    return {int(path.stem): path for path in found if re.fullmatch("[0-9]{12,18}", path.stem)}
 
 
-def load_checkpoint(run: Path, target: TrainingState, steps: int | None = None) -> TrainingState:
-    """Reads a checkpoint, the newest if not told which.
+def keep(run: Path, newest: int) -> None:
+    """Deletes all checkpoints but the newest ones, 1 or more, and the best on average over seeds.
+
+    Raises:
+      OSError: one can't be deleted.
+    """
+    found, returns = checkpoints(run), _returns(run)
+    kept = set(list(found)[-newest:])
+    if returns:
+        kept.add(max(returns, key=lambda steps: (np.mean(list(returns[steps].values())), steps)))
+    for steps in found.keys() - kept:
+        found[steps].unlink(missing_ok=True)
+
+
+def best(run: Path, steps: int | None = None) -> tuple[int, int]:
+    """Steps and seed with the highest eval/episode_reward among the checkpoints that exist.
+
+    The newest checkpoint and the first seed if metrics.jsonl does not say.
 
     Args:
       run: a run folder.
-      target: its structure is that of the result; its leaves need only `shape` and `dtype`, and
-        what is None in it is not read.
-      steps: which checkpoint.
+      steps: look at this checkpoint alone.
+
+    Raises:
+      UsageError: the run has no checkpoint, or not that one.
+    """
+    path = _checkpoint(run, steps)
+    found = [
+        (value, at, -seed)
+        for at, values in _returns(run).items()
+        for seed, value in values.items()
+        if steps in (None, at)
+    ]
+    _, at, seed = max(found, default=(0, int(path.stem), -read_settings(run).seed))
+    return at, -seed
+
+
+def _returns(run: Path) -> dict[int, dict[int, float]]:
+    """eval/episode_reward by steps and seed, of the checkpoints that exist."""
+    found, seeds = checkpoints(run), seeds_of(read_settings(run))
+    returns: dict[int, dict[int, float]] = {}
+    for row in read_metrics(run):
+        steps, seed, value = int(row["steps"]), int(row["seed"]), row["eval/episode_reward"]
+        if steps in found and seed in seeds and math.isfinite(value):
+            returns.setdefault(steps, {})[seed] = value
+    return returns
+
+
+def _checkpoint(run: Path, steps: int | None) -> Path:
+    """The checkpoint of so many steps, the newest if None."""
+    found = checkpoints(run)
+    if not found:
+        raise UsageError(
+            f"{printable(run)} has no checkpoint: it stopped before the first one, so train again."
+        )
+    if steps is not None and steps not in found:
+        there = ", ".join(map(str, found))
+        raise UsageError(f"{printable(run)} has no checkpoint of {steps} steps; it has: {there}.")
+    return found[max(found) if steps is None else steps]
+
+
+def load_resume(run: Path, target: TrainingState) -> TrainingState | None:
+    """Reads the whole newest state; None if the run stopped before it saved one.
+
+    Args:
+      run: a run folder.
+      target: the state's structure, shapes and dtypes, with the leading axis of several seeds.
+
+    Raises:
+      UsageError: `run` is no run folder, or the state can't be read or does not fit.
+    """
+    read_config(run)
+    path = run / "resume.msgpack"
+    instead = f"start a new run from its policy with --init-from {quoted(run)}"
+    if os.path.lexists(path):
+        return pytrees.load(path, target, instead)
+    if checkpoints(run):
+        raise UsageError(
+            f"{printable(run)} has checkpoints, but no resume.msgpack to go on from: {instead}."
+        )
+    return None
+
+
+def load_parameters(
+    run: Path, target: TrainingState, steps: int | None = None, seed: int | None = None
+) -> TrainingState:
+    """Reads networks and running statistics of one seed; the rest of the result is None.
+
+    Args:
+      run: a run folder.
+      target: structure, shapes and dtypes of a state of one seed.
+      steps: which checkpoint; the newest if None.
+      seed: which seed of the run; the one that was best at that checkpoint if None.
 
     Raises:
       UsageError: there is none, it can't be read, or its shapes are not those of `target`.
     """
-    found = checkpoints(run)
-    if not found:
-        raise UsageError(f"{run} has no checkpoint: it stopped too early, so train again.")
-    if steps is not None and steps not in found:
-        there = ", ".join(map(str, found))
-        raise UsageError(f"{run} has no checkpoint of {steps} steps; it has: {there}.")
-    path = found[max(found) if steps is None else steps]
-    try:
-        arrays = flax.serialization.msgpack_restore(path.read_bytes())
-    except Exception as error:  # whatever a damaged file makes msgpack raise
-        raise UsageError(f"{path} is damaged ({error}); delete it to use the one before.") from None
-
-    def restore(key_path: Any, leaf: Any) -> Any:
-        name = jax.tree_util.keystr(key_path)
-        array, expected = arrays.get(name), jax.eval_shape(_raw, leaf)
-        if array is None or (array.shape, array.dtype) != (expected.shape, expected.dtype):
-            there = "is not" if array is None else f"is {array.dtype}{list(array.shape)}"
-            raise UsageError(
-                f"{path} does not fit: {name.lstrip('.')} {there} there, but "
-                f"{expected.dtype}{list(expected.shape)} now. The environment, the networks or "
-                "their settings have changed: undo the change, or train again."
-            )
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(array, impl=_key_impl(leaf))
-        return array
-
-    return jax.tree_util.tree_map_with_path(restore, target)
+    seeds, path = seeds_of(read_settings(run)), _checkpoint(run, steps)
+    if seed is None:
+        _, seed = best(run, int(path.stem))
+    if seed not in seeds:
+        there = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
+        raise UsageError(f"{printable(run)} has no seed {seed}; it has: {there}.")
+    target = _policy_alone(target)
+    older = any(steps < int(path.stem) for steps in checkpoints(run))
+    remedy = "delete it to use the one before" if older else "train again"
+    if len(seeds) == 1:
+        return pytrees.load(path, target, remedy)
+    members = jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(seeds), *x.shape), x.dtype), target)
+    members = pytrees.load(path, members, remedy)
+    return jax.tree.map(lambda x: x[seeds.index(seed)], members)
 
 
-def load_parameters(run: Path, target: TrainingState, steps: int | None = None) -> TrainingState:
-    """Like `load_checkpoint`, for networks and running statistics alone: the rest is None."""
-    rest = ("optimizer_state", "learning_rate", "env_state", "key", "eval_key", "updates")
-    return load_checkpoint(run, target.replace(**dict.fromkeys(rest)), steps)
+def _policy_alone(state: TrainingState) -> TrainingState:
+    """`state` with None for all but networks and running statistics."""
+    rest = {field.name for field in dataclasses.fields(state)} - {"params", "normalizer_params"}
+    return state.replace(**dict.fromkeys(rest))
 
 
 def load_policy(
@@ -237,6 +488,7 @@ def load_policy(
     task: Task | Mapping[str, Task],
     *,
     steps: int | None = None,
+    seed: int | None = None,
     deterministic: bool = True,
 ) -> Policy:
     """Reads a trained policy.
@@ -245,6 +497,7 @@ def load_policy(
       run: the folder that `train` left.
       task: what was trained, or the tasks of `config.py`, of which the run names one.
       steps: which checkpoint; the newest if None.
+      seed: which seed of the run; the one that was best at that checkpoint if None.
       deterministic: take the most likely action; otherwise sample as in training.
 
     Returns:
@@ -258,51 +511,12 @@ def load_policy(
     if not isinstance(task, Task):
         _, task = choose(task, saved["task"])
     refuse_other_sizes(run, task.environment())
-    ppo = dataclasses.replace(task, settings=PPOConfig(**saved["settings"])).make_ppo()
-    state = load_parameters(run, jax.eval_shape(ppo.init, np.uint32(0)), steps)
+    ppo = _ppo_of(saved, task)
+    state = load_parameters(run, jax.eval_shape(ppo.init, np.uint32(0)), steps, seed)
     make_policy = make_inference_fn(ppo.networks)
     return jax.jit(make_policy(policy_params(state), deterministic=deterministic))
 
 
-def draw_learning_curve(run: Path) -> None:
-    """Writes learning_curve.png from metrics.jsonl."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it logs when it caches fonts
-    from matplotlib.figure import Figure  # takes a second to import
-
-    rows = read_metrics(run)
-    steps = np.array([row["steps"] for row in rows])
-    mean = np.array([row["eval/episode_reward"] for row in rows])
-    spread = np.array([row["eval/episode_reward_std"] for row in rows])
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.fill_between(steps, mean - spread, mean + spread, alpha=0.2, linewidth=0)
-    axes.plot(steps, mean, marker="o", markersize=3)
-    axes.set(xlabel="environment steps", ylabel="return", title=run.name)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    figure.savefig(run / "learning_curve.png", dpi=150)
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _raw(leaf: Any) -> Any:
-    """The data of a typed PRNG key, because files hold plain arrays; other arrays unchanged."""
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.key_data(leaf)
-    return leaf
-
-
-def _key_impl(key: Any) -> Any:
-    """The implementation of a typed PRNG key, also of a `ShapeDtypeStruct`."""
-    found: list[Any] = []
-    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), key)
-    return found[0]
+def _ppo_of(saved: Mapping[str, Any], task: Task) -> PPO:
+    """The task's PPO with the settings of the run."""
+    return dataclasses.replace(task, settings=PPOConfig(**saved["settings"])).make_ppo()

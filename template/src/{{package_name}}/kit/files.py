@@ -1,0 +1,160 @@
+"""Reading and writing in a folder that may come from a stranger or stand on a full disk.
+
+From the template: changes of yours are kept, `copier update` merges new versions in.
+
+Links are not followed, and what is no regular file is refused: neither lands a write outside of
+the folder, nor does a read wait for a pipe or fill the memory from a device.
+"""
+
+import contextlib
+import os
+import shlex
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from .errors import UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+# O_NONBLOCK: opening a pipe would wait for its other end. Windows has neither of the first two.
+SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+def printable(value: object) -> str:
+    """`str(value)` as one line; what a terminal would obey or can't show is escaped."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value)
+    )
+
+
+def quoted(path: Path) -> str:
+    """A path as one word of a shell line, which names `path` and does nothing else."""
+    text = f"./{path}" if str(path).startswith("-") else str(path)
+    if text.isprintable():
+        return shlex.quote(text)
+    plain = (
+        chr(b) if 32 <= b < 127 and b not in b"\\'" else f"\\{b:03o}" for b in os.fsencode(text)
+    )
+    return f"$'{''.join(plain)}'"
+
+
+def reason(error: OSError) -> str:
+    """Why the system refused, in its words."""
+    return printable(error.strerror or str(error) or type(error).__name__)
+
+
+def read(path: Path, limit: int) -> bytes:
+    """Reads a regular file of at most `limit` bytes.
+
+    Raises:
+      UsageError: it is something else, is larger, or can't be read.
+    """
+    try:
+        with _open(path, os.O_RDONLY) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise UsageError(
+                    f"{printable(path)} has {size:,} bytes, but at most {limit:,} are expected "
+                    "there: restore it from a backup, or delete it."
+                )
+            return file.read(size)
+    except OSError as error:
+        raise UsageError(f"{printable(path)} can't be read ({reason(error)}).") from None
+
+
+def write(path: Path, *data: bytes) -> None:
+    """Writes a file whole or not at all; what has its name is replaced, a link included.
+
+    Raises:
+      OSError: the disk is full or can't be written to; `filename` is `path`.
+    """
+    part = path.with_name(path.name + ".part")
+    with _naming(path):
+        part.unlink(missing_ok=True)  # what a killed process left
+        try:
+            with _open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
+                for chunk in data:
+                    file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())  # or a power cut might leave an empty file of that name
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def append(path: Path, data: bytes) -> None:
+    """Adds lines to a file: all of them or, on a full disk, none.
+
+    A last line that was cut short is ended first.
+
+    Raises:
+      OSError: the disk is full or can't be written to; `filename` is `path`.
+      UsageError: `path` is no regular file.
+    """
+    with _naming(path), _open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        if size:
+            file.seek(size - 1)
+            data = b"\n" * (file.read(1) != b"\n") + data
+        try:
+            while data:
+                data = data[file.write(data) :]
+        except OSError:
+            file.truncate(size)
+            raise
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[bool]:
+    """Locks a file, which is made if need be; gives False if another process holds it.
+
+    The kernel releases the lock when the process ends, however it ends. On systems without `fcntl`
+    (Windows) and on file systems without locks nothing is locked.
+    """
+    with _naming(path):
+        file = _open(path, os.O_RDWR | os.O_CREAT)
+    with file:
+        free = True
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                free = False
+            except OSError:
+                pass  # some network file systems have no locks
+        yield free
+
+
+def _open(path: Path, flags: int, buffering: int = -1) -> BinaryIO:
+    """Opens a regular file; raises UsageError if `path` is something else."""
+    try:
+        descriptor = os.open(path, flags | SAFELY, 0o666)
+    except OSError:
+        if not path.is_symlink():
+            raise
+        regular = False
+    else:
+        regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        if not regular:
+            os.close(descriptor)
+    if not regular:
+        raise UsageError(
+            f"{printable(path)} is a link, a folder or a device, where a run has a plain file: "
+            "replace it by one, or remove it."
+        )
+    mode = {os.O_RDONLY: "rb", os.O_WRONLY: "wb"}.get(flags & (os.O_WRONLY | os.O_RDWR), "r+b")
+    return cast(BinaryIO, open(descriptor, mode, buffering))
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Lets an OSError say which file it is about."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None

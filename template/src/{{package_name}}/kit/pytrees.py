@@ -1,0 +1,93 @@
+"""Pytrees of arrays in files.
+
+From the template: changes of yours are kept, `copier update` merges new versions in.
+
+A file is the SHA-256 of the rest, then msgpack of `{path of the leaf: array}`.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import flax
+import jax
+import numpy as np
+
+from . import files
+from .errors import UsageError
+from .files import printable
+
+Tree = TypeVar("Tree")
+
+DIGEST = hashlib.sha256().digest_size
+# Bytes that a file may have beyond its arrays. A file of other networks should be read and get the
+# sentence that names what differs, so this is generous; it bounds what a stranger's file costs.
+SLACK = 2**23
+
+
+def save(path: Path, tree: Any) -> None:
+    """Writes all arrays of `tree`, whole or not at all; raises OSError."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    arrays = {jax.tree_util.keystr(key): np.asarray(raw(leaf)) for key, leaf in leaves}
+    data = flax.serialization.msgpack_serialize(arrays)
+    files.write(path, hashlib.sha256(data).digest(), data)
+
+
+def load(path: Path, target: Tree, remedy: str) -> Tree:
+    """Reads what `save` wrote.
+
+    Args:
+      path: the file.
+      target: its structure is that of the result; its leaves need only `shape` and `dtype`, and
+        what is None in it is not read.
+      remedy: what to do about a damaged file, to end the sentence with.
+
+    Raises:
+      UsageError: the file can't be read, is damaged, or its shapes are not those of `target`.
+    """
+    expected_arrays = [jax.eval_shape(raw, leaf) for leaf in jax.tree.leaves(target)]
+    size = sum(array.size * array.dtype.itemsize for array in expected_arrays)
+    data = files.read(path, size + SLACK)
+    damaged = f"{printable(path)} is damaged ({{}}): {remedy}."
+    if hashlib.sha256(data[DIGEST:]).digest() != data[:DIGEST]:
+        raise UsageError(damaged.format("its checksum is wrong"))
+    try:
+        arrays = flax.serialization.msgpack_restore(data[DIGEST:])
+    except Exception as error:  # whatever a file that `save` did not write makes msgpack raise
+        raise UsageError(damaged.format(printable(error)[:200])) from None
+    if not isinstance(arrays, dict):
+        raise UsageError(damaged.format("it holds no arrays"))
+
+    def restore(key_path: Any, leaf: Any) -> Any:
+        name = jax.tree_util.keystr(key_path)
+        array: Any = arrays.get(name)
+        expected = jax.eval_shape(raw, leaf)
+        there = (
+            f"is {array.dtype}{list(array.shape)}" if isinstance(array, np.ndarray) else "is not"
+        )
+        needed = f"{expected.dtype}{list(expected.shape)}"
+        if there != f"is {needed}":
+            raise UsageError(
+                f"{printable(path)} does not fit: {name.lstrip('.')} {there} there, but {needed} "
+                "now. The environment, the networks or their settings have changed: undo the "
+                "change, or train again."
+            )
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(array, impl=_key_impl(leaf))
+        return array
+
+    return jax.tree_util.tree_map_with_path(restore, target)
+
+
+def raw(leaf: Any) -> Any:
+    """The data of a typed PRNG key, because files hold plain arrays; other arrays unchanged."""
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.key_data(leaf)
+    return leaf
+
+
+def _key_impl(key: Any) -> Any:
+    """The implementation of a typed PRNG key, also of a `ShapeDtypeStruct`."""
+    found: list[Any] = []
+    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), key)
+    return found[0]
