@@ -1,12 +1,18 @@
 """Whoever follows what `check` advises gets an environment that passes and trains."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
+from kit.actions import action_space_of
 from kit.check import RULES, Violation, check_env
+from kit.check.stages import Clock
 from kit.networks import make_network_factory
 from kit.ppo import PPOConfig, make_ppo
 
@@ -86,13 +92,16 @@ class Case:
       fixes: what to replace then: by the code that is advised where it is None, or, where the
         advice is a sentence, by what follows from it.
       says: what such a sentence has to contain.
+      then: what is fixed after that, by the advice of other rules: rule -> `fixes`.
+      episode_length: that of the check and of training after the fix, where the advice is about it.
     """
 
     rule: str
-    breaks: dict[str, str]
-    fixes: dict[str, str | None]
+    breaks: Mapping[str, str]
+    fixes: Mapping[str, str | None]
     says: str = ""
-    then: dict[str, dict[str, str | None]] = field(default_factory=dict)
+    then: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
+    episode_length: int = 40
 
 
 STEP = "        count = memory.count + 1\n"  # where lines are added to `step`
@@ -143,7 +152,13 @@ CASES = [
         "reset-runs",
         {RESET: RESET + "        undefined\n"},
         {"        undefined\n": ""},
-        "correct Point",
+        "correct point.py:",
+    ),
+    Case(
+        "returns-state",
+        {"        return State(\n": "        return obs, {}\n        return State(\n"},
+        {"        return obs, {}\n": "", "        return State(\n": "        return State(\n"},
+        "return State(pipeline_state, obs, reward, done, metrics, info)",
     ),
     Case(
         "returns-state",
@@ -180,7 +195,22 @@ CASES = [
         },
         {"ACTION_SPACE = Continuous(5)": None},
     ),
+    Case(
+        "action-size",
+        {
+            "    action_space = ACTION_SPACE\n": "",
+            "return 2  # pushes": "return 5",
+            "0.1 * action +": "0.1 * (jnp.eye(2) @ action) +",
+        },
+        {"return 5": None},
+    ),
     Case("backend", {'return "abstract"': "return None"}, {"return None": None}),
+    Case(
+        "backend",
+        {'return "abstract"': "raise NotImplementedError"},
+        {"raise NotImplementedError": 'return "abstract"'},
+        "correct point.py:",
+    ),
     Case(
         "reward-scalar",
         {"reward = -distance": "reward = -jnp.abs(position)"},
@@ -227,6 +257,28 @@ CASES = [
         {"observation-size": {"return {'state': 2, 'camera': (2, 2)}": None}},
     ),
     Case(
+        "observation-type",
+        {
+            OBS: "obs = {'state': position, 'far': {'away': position}}\n",
+            "return 2  # numbers": "return {'state': 2, 'far': {'away': 2}}  # numbers",
+        },
+        {"'far': {'away': position}": "'far': position"},
+        "one dict of arrays, without dicts or tuples in it",
+        {"observation-size": {"return {'state': 2, 'far': {'away': 2}}": None}},
+    ),
+    Case(
+        "observation-type",
+        {
+            OBS: "obs = {'state': position, 'pixels/view': jnp.outer(position, position)}\n",
+            "return 2  # numbers": "return {'state': 2, 'pixels/view': (2, 2)}  # numbers",
+        },
+        {
+            "jnp.outer(position, position)}": "jnp.broadcast_to(position[0], (16, 16, 1))}",
+            "(2, 2)}": "(16, 16, 1)}",
+        },
+        "uint8 or float32 of shape (height, width, channels)",
+    ),
+    Case(
         "metric-scalar",
         {
             "distance = jnp.linalg.norm(position)": "distance = position**2",
@@ -243,6 +295,23 @@ CASES = [
         "wrapper-keys",
         {METRICS: "metrics=jax.tree.map(lambda x: 0 * x, state.metrics)"},
         {"metrics=jax.tree.map(lambda x: 0 * x, state.metrics)": None},
+    ),
+    Case(
+        "wrapper-keys",
+        {
+            f"{METRICS},\n            {INFO}": "metrics=(lambda distance: {'distance': distance})"
+            "(**state.metrics),\n            info=state.info"
+        },
+        {
+            "metrics=(lambda distance: {'distance': distance})(**state.metrics),\n"
+            "            info=state.info": None
+        },
+    ),
+    Case(
+        "reserved-keys",
+        {"'distance'": "'reward'"},
+        {"'reward'": "'my_reward'"},
+        "'reward' to 'my_reward'",
     ),
     Case(
         "metrics-keys",
@@ -339,6 +408,16 @@ CASES = [
         "no isinstance(x, jax.core.Tracer)",
     ),
     Case(
+        "same-bits",
+        {
+            "reward = -distance": "shape = jax.ShapeDtypeStruct((), jnp.float32)\n"
+            "        f = lambda x: KEPT.append(x) or np.float32(len(KEPT))\n"
+            "        reward = jax.pure_callback(f, shape, distance, vmap_method='sequential')"
+        },
+        {"KEPT.append(x) or np.float32(len(KEPT))": "np.float32(-x)"},
+        "remove what it remembers outside of the state: a callback's memory",
+    ),
+    Case(
         "key-used",
         {
             "split(rng)": "split(jax.random.PRNGKey(0))",
@@ -389,6 +468,50 @@ CASES = [
         "jnp.sqrt(jnp.maximum(x, 0.0))",
     ),
     Case(
+        "finite",
+        {"reward = -distance": "x, y = distance, 1.0 * (distance > 1)\n        reward = x / y"},
+        {"x / y": "x / jnp.maximum(y, 1e-6)"},
+        "x / jnp.maximum(y, 1e-6)",
+    ),
+    Case(
+        "finite",
+        {
+            "wind = 0.1 * action[0]": "VMAX, v = 9.0, 0.5 + 1e9 * state.info['wind'] ** 2\n"
+            "        wind = v"
+        },
+        {"wind = v": "wind = jnp.clip(v, -VMAX, VMAX)"},
+        "jnp.clip(v, -VMAX, VMAX)",
+    ),
+    Case(
+        "runs-compiled",
+        {
+            "reward = -distance": "shape = jax.ShapeDtypeStruct((), jnp.float32)\n"
+            "        def f(x):\n            return np.float32(-x) + KEPT[0]\n"
+            "        reward = jax.pure_callback(f, shape, distance, vmap_method='sequential')"
+        },
+        {"return np.float32(-x) + KEPT[0]": "return np.float32(-x)"},
+        "correct point.py:",
+    ),
+    Case(
+        "survives-wrappers",
+        {
+            "reward = -distance": "reward = -distance\n        if 'steps' in state.info:\n"
+            "            reward = reward - state.info['steps'][None]"
+        },
+        {"state.info['steps'][None]": "0.01 * state.info['steps']"},
+        "in the same shapes",
+    ),
+    Case(
+        "survives-wrappers",
+        {
+            RESET: "        import traceback\n        shift = '_restart' in "
+            "[frame.name for frame in traceback.extract_stack()]\n" + RESET,
+            "distance = wind =": "position = position + shift\n        distance = wind =",
+        },
+        {"        position = position + shift\n": ""},
+        "let reset depend on its key alone",
+    ),
+    Case(
         "metric-per-step",
         {METRICS: "metrics={**state.metrics, 'distance': state.metrics['distance'] + reward}"},
         {"'distance': state.metrics['distance'] + reward": None},
@@ -412,6 +535,24 @@ CASES = [
         "lower the size of the action space",
     ),
     Case(
+        "action-matters",
+        {
+            "Continuous(2)": "Discrete(3)",
+            "return 2  # pushes": "return 3  # pushes",
+            "0.1 * action +": "0.1 * jnp.array([-1.0, 1.0])[jnp.minimum(action, 1)] +",
+            "0.1 * action[0]": "0.1 * (action == 0)",
+        },
+        {"Discrete(3)": "Discrete(2)", "return 3  # pushes": "return 2  # pushes"},
+        "lower the size of the action space",
+    ),
+    Case(
+        "episode-ends",
+        {DONE: "done = (count >= 100).astype(jnp.float32)"},
+        {},
+        "raise episode_length",
+        episode_length=200,
+    ),
+    Case(
         "one-step-episode",
         {DONE: "done = jnp.ones(())"},
         {"done=done,\n": None},
@@ -432,6 +573,15 @@ CASES = [
         },
         {"jnp.stack([x, y, 7.0])": "jnp.stack([x, y])", "return 3": "return 2"},
         "obs=jnp.stack([x, y])",
+    ),
+    Case(
+        "observation-scale",
+        {
+            OBS: "obs = (position[0] * jnp.ones((10, 10, 1)) * jnp.array([1, 0])).reshape(-1)\n",
+            "return 2  # numbers": "return 200  # numbers",
+        },
+        {"jnp.array([1, 0])": "jnp.array([1])", "return 200": "return 100"},
+        "leave it out of the image",
     ),
     Case(
         "weak-type",
@@ -459,16 +609,15 @@ CASES = [
         "remove it",
     ),
 ]
-LITERAL = {"runs-compiled", "survives-wrappers", "time-limit", "episode-ends"}  # sentences
 
 
 def environment(source: str) -> Any:
     names: dict[str, Any] = {"__name__": "broken"}
-    exec(compile(source, "<string>", "exec"), names)
+    exec(compile(source, "point.py", "exec"), names)
     return names["Point"]()
 
 
-def replaced(source: str, edits: dict[str, str | None], fix: str) -> str:
+def replaced(source: str, edits: Mapping[str, str | None], fix: str) -> str:
     code = fix.split("  #")[0]
     for old, new in edits.items():
         if old not in source:
@@ -483,27 +632,44 @@ def replaced(source: str, edits: dict[str, str | None], fix: str) -> str:
 
 
 @cache
-def checked(source: str) -> list[Violation]:
-    return check_env(environment(source), episode_length=40)
+def checked(source: str, episode_length: int = 40) -> list[Violation]:
+    return check_env(environment(source), episode_length=episode_length)
 
 
 @cache
-def trains(source: str) -> bool:
-    """Traces an update, which is where PPO refuses what it can't train."""
+def assert_trains(source: str, episode_length: int) -> None:
     env = environment(source)
     settings = PPOConfig(
-        episode_length=40,
-        num_timesteps=64,
+        episode_length=episode_length,
         num_envs=4,
-        unroll_length=4,
+        unroll_length=50,
         batch_size=4,
         num_minibatches=1,
         num_updates_per_batch=1,
-        num_eval_envs=2,
     )
-    ppo = make_ppo(env, settings, make_network_factory(env.action_space))
-    jax.eval_shape(ppo.update, jax.eval_shape(ppo.init, 0))
-    return True
+    # Images would need an encoder.
+    vectors = ("state",) if isinstance(env.observation_size, dict) else None
+    factory = make_network_factory(
+        action_space_of(env),
+        policy_obs_keys=vectors,
+        value_obs_keys=vectors,
+        policy_hidden_layer_sizes=(8,),
+        value_hidden_layer_sizes=(8,),
+    )
+    ppo = make_ppo(env, settings, factory)
+
+    def train() -> Any:
+        begun = ppo.init(np.uint32(0))
+        state, metrics = ppo.epoch(begun, np.int32(2))
+        return begun.params, state.params, metrics
+
+    before, after, metrics = jax.jit(train)()
+    for network in ("policy", "value"):
+        old, _ = ravel_pytree(getattr(before, network))
+        new, _ = ravel_pytree(getattr(after, network))
+        assert np.all(np.isfinite(new))
+        assert np.mean(new != old) > 0.5, network
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(metrics)), metrics
 
 
 def advice(source: str, rule: str) -> str:
@@ -527,17 +693,35 @@ def cases() -> list[Any]:
 
 @pytest.mark.parametrize("case", cases())
 def test_advice_leads_to_an_environment_that_passes_and_trains(case: Case) -> None:
-    source = replaced(SOURCE, dict(case.breaks), "")
+    source = replaced(SOURCE, case.breaks, "")
     assert source != SOURCE
     fix = advice(source, case.rule)
     assert case.says in fix
+    if line := re.fullmatch(r"correct point\.py:(\d+)", fix):
+        assert source.splitlines()[int(line[1]) - 1].strip() in "".join(case.fixes)
     source = replaced(source, case.fixes, fix)
     for rule, edits in case.then.items():
         source = replaced(source, edits, advice(source, rule))
-    left = checked(source)
+    left = checked(source, case.episode_length)
     assert not [v for v in left if v.severity == "error" or v.rule == case.rule], left
-    assert trains(source)
+    assert_trains(source, case.episode_length)
+
+
+def test_the_time_limit_that_is_advised_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that counts steps, of which each takes 10 ms."""
+    steps = 0
+
+    def over(self: Clock, share: float = 1.0) -> bool:
+        nonlocal steps
+        steps += share < 1  # the whole limit is asked for by the thread that waits
+        return share < 1 and steps > 100 * share * self.limit
+
+    monkeypatch.setattr(Clock, "over", over)
+    (violation,) = check_env(environment(SOURCE), episode_length=40, time_limit=0.3)
+    assert violation.rule == "time-limit"
+    steps, limit = 0, float(violation.fix.removeprefix("check --time-limit "))
+    assert check_env(environment(SOURCE), episode_length=40, time_limit=limit) == []
 
 
 def test_every_rule_has_its_advice_tested() -> None:
-    assert {rule.id for rule in RULES} - {case.rule for case in CASES} == LITERAL
+    assert {rule.id for rule in RULES} - {case.rule for case in CASES} == {"time-limit"}

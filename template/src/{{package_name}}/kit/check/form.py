@@ -33,7 +33,6 @@ FIXES = {
     jax.errors.TracerIntegerConversionError: "jnp.asarray(table)[index]  # a jnp array",
     jax.errors.ConcretizationTypeError: "x.astype(jnp.float32)  # instead of float(x) or int(x)",
     KeyError: "add that key in reset, to the same dict",
-    NotImplementedError: "implement it: the class inherits it from brax's Env",
 }
 
 
