@@ -13,11 +13,11 @@ from brax.training.agents.ppo import train as brax_ppo
 from kit.actions import Continuous
 from kit.errors import UsageError
 from kit.networks import make_network_factory
-from kit.ppo import PPOConfig, make_ppo
+from kit.ppo import HyperParameters, PPOConfig, make_ppo
 from kit.wrappers import wrap_for_training
 from toys import OBSERVATIONS, SPACES, TINY, Encoder, Toy, toy_task
 
-OURS_ALONE = {"learning_rate_schedule", "statistics_before_loss"}
+OURS_ALONE = {"learning_rate_schedule", "num_seeds", "statistics_before_loss"}
 
 
 def put_replicated(tree: Any, devices: Any) -> Any:
@@ -75,7 +75,8 @@ def test_the_loss_normalises_as_the_policy_did(brax_order: bool) -> None:
         num_updates_per_batch=1,
     )
     ppo = task.make_ppo()
-    _, metrics = jax.jit(ppo.update)(jax.jit(ppo.init)(np.uint32(0)))
+    _, totals = jax.jit(ppo.update)(jax.jit(ppo.init)(np.uint32(0)))
+    metrics = totals.metrics
     assert (metrics["kl_mean"] > 0.1) == brax_order
     assert brax_order or abs(metrics["kl_mean"]) < 1e-3
 
@@ -150,8 +151,8 @@ def test_the_linear_schedule_ends_at_zero() -> None:
     ppo = toy_task(learning_rate_schedule="linear").make_ppo()  # 3 updates
     state, rates = jax.jit(ppo.init)(np.uint32(0)), []
     for _ in range(4):
-        state, metrics = jax.jit(ppo.update)(state)
-        rates.append(float(metrics["learning_rate"]))
+        state, totals = jax.jit(ppo.update)(state)
+        rates.append(float(totals.metrics["learning_rate"]))
     np.testing.assert_allclose(rates, [1e-3, 2e-3 / 3, 1e-3 / 3, 0], atol=1e-9)
 
 
@@ -173,6 +174,45 @@ def test_randomised_domains_are_evaluated_in_a_batch_of_another_size() -> None:
     assert np.isfinite(jax.jit(ppo.evaluate)(state)["eval/episode_reward"])
 
 
+def test_each_seed_randomises_its_own_systems_as_it_would_alone() -> None:
+    def randomize(sys: Any, rng: jax.Array) -> Any:
+        return {"wind": jax.vmap(jax.random.uniform)(rng)}, {"wind": 0}
+
+    ppo = dataclasses.replace(toy_task(), randomization_fn=randomize).make_ppo()
+    together = jax.jit(jax.vmap(ppo.init))(np.arange(2, dtype=np.uint32))
+    together, _ = jax.jit(jax.vmap(ppo.epoch, (0, None)))(together, np.int32(1))
+    alone, _ = jax.jit(ppo.epoch)(jax.jit(ppo.init)(np.uint32(1)), np.int32(1))
+    winds = together.env_state.pipeline_state["wind"]
+    assert len(np.unique(winds)) == 2 * TINY.num_envs
+    np.testing.assert_array_equal(winds[1], alone.env_state.pipeline_state["wind"])
+
+
+def test_members_may_differ_in_their_numeric_settings() -> None:
+    ppo = toy_task().make_ppo()
+    learning_rates = np.float32([1e-3, 1e-2])
+    given = HyperParameters.of(TINY)
+    many = jax.tree.map(lambda x: np.repeat(x, 2), given).replace(learning_rate=learning_rates)
+    states = jax.jit(jax.vmap(ppo.init))(np.zeros(2, np.uint32), many)
+    states, _ = jax.jit(jax.vmap(ppo.epoch, (0, None)))(states, np.int32(2))
+    ppo = toy_task(learning_rate=1e-2).make_ppo()
+    alone, _ = jax.jit(ppo.epoch)(jax.jit(ppo.init)(np.uint32(0)), np.int32(2))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a[1], b, atol=1e-4), states.params, alone.params
+    )
+
+
+def test_training_episodes_are_counted_with_their_metrics() -> None:
+    ppo = toy_task().make_ppo()
+    _, totals = jax.jit(ppo.epoch)(jax.jit(ppo.init)(np.uint32(0)), np.int32(2))
+    means = jax.device_get(totals).means()
+    # 2 updates of 8 rollouts of 4 steps, in episodes of 8 steps
+    assert (means["training/episodes"], means["training/episode_length"]) == (8, 8)
+    np.testing.assert_allclose(
+        means["training/episode_reward"], -means["training/episode_distance"], rtol=1e-6
+    )
+    assert means["training/reward_min"] < means["training/reward_max"] <= 0
+
+
 # ---- refused before anything compiles -----------------------------------------------------------
 
 
@@ -191,7 +231,12 @@ def test_randomised_domains_are_evaluated_in_a_batch_of_another_size() -> None:
         ({"seed": -1}, "from 0 to 4294967295"),
         ({"episode_length": 9, "action_repeat": 2}, "use 8"),
         ({"episode_length": 1}, "episode_length 2"),
-        ({"num_evals": 1}, "2 or more"),
+        ({"num_evals": 1}, "from 2 to 1,000,000: one before training and one after"),
+        # Neither takes long.
+        ({"batch_size": 10**9 + 7, "num_envs": 3}, "batch_size is .* from 1 to 1,000,000"),
+        ({"batch_size": 999_983, "num_minibatches": 999_979, "num_envs": 3}, "use num_envs 1 or"),
+        ({"num_timesteps": 10**13}, "fewer than 2147483648"),
+        ({"seed": 2**32 - 2, "num_seeds": 3}, "use a smaller seed"),
     ],
 )
 def test_settings_that_can_not_run(changes: dict[str, Any], sentence: str) -> None:
@@ -280,8 +325,8 @@ def test_brax_s_own_networks_do() -> None:
 def test_every_observation_trains(kind: str) -> None:
     ppo = toy_task(observe=OBSERVATIONS[kind], encoder=Encoder()).make_ppo()
     before = jax.jit(ppo.init)(np.uint32(0))
-    after, metrics = jax.jit(ppo.update)(before)
-    assert np.isfinite(metrics["total_loss"])
+    after, totals = jax.jit(ppo.update)(before)
+    assert np.isfinite(totals.metrics["total_loss"])
     assert any(
         not np.array_equal(a, b)
         for a, b in zip(

@@ -131,7 +131,7 @@ def test_nothing_is_stored_that_is_not_needed() -> None:
     keys = jax.ShapeDtypeStruct((BATCH, 2), jnp.uint32)
     state = jax.eval_shape(wrap_for_training(Walk(), LENGTH).reset, keys)
     brax = {"steps", "truncation", "episode_done", "episode_metrics"}
-    assert set(state.info) - brax == {"own", "reset_key"}
+    assert set(state.info) - brax == {"own", "reset_key", "not_finite"}
 
 
 def test_every_start_is_another_one(seen: tuple[State, State]) -> None:
@@ -423,7 +423,7 @@ def test_dtypes_stay_with_and_without_x64() -> None:
             after = jax.jit(env.step)(state, jnp.ones((BATCH, 1), jnp.float32))
         dtypes, dtypes_after = (jax.tree.map(lambda x: x.dtype, s) for s in (state, after))
         assert dtypes == dtypes_after
-        assert {str(x) for x in jax.tree.leaves(dtypes)} == {"float32", "uint32"}
+        assert {str(x) for x in jax.tree.leaves(dtypes)} == {"float32", "uint32", "bool"}
 
 
 def test_mjx_data_goes_through() -> None:

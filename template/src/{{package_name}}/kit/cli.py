@@ -1,16 +1,19 @@
-"""The command line: check | train | play | bench.
+"""The command line: check | train | play | export | bench.
 
 From the template: changes of yours are kept, `copier update` merges new versions in.
 
 Exit codes: 0 done, 1 the answer is no (a broken rule, an unfinished check, diverged training),
-2 unusable arguments. A user's mistake gets one sentence and no traceback.
+2 unusable arguments, 130, 143 and 129 stopped by SIGINT (Ctrl-C), SIGTERM and SIGHUP. A user's
+mistake gets one sentence and no traceback.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import os
-import shlex
+import signal
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +26,11 @@ from rich.console import Console
 from rich.table import Table
 
 from . import check as checker
-from . import rollout, runs
+from . import devices, files, rollout, runs
+from . import export as exporting
 from . import train as training
 from .actions import action_space_of
-from .errors import TrainingDivergedError, UsageError
+from .errors import OutOfMemoryError, TrainingDivergedError, TrainingStopped, UsageError
 from .ppo import PPOConfig
 from .task import Task, choose, tasks_in
 
@@ -54,6 +58,7 @@ class Train:
     """Train a policy with PPO: train [TASK] [OPTIONS]."""
 
     settings: Settings
+    options: Annotated[training.Options, tyro.conf.arg(name="")]
     task: TaskName = None
     """Which task of config.py; the first one by default."""
     run_dir: Path | None = None
@@ -62,8 +67,14 @@ class Train:
     """A run folder to continue; its settings stay, but --num-timesteps may be larger."""
     init_from: Path | None = None
     """A run folder whose policy a new run starts from."""
-    wandb: str | None = None
-    """A Weights & Biases project to report to as well; needs the extra `wandb`."""
+    distributed: bool = False
+    """Train on several machines; SLURM, Open MPI or Kubernetes tell the processes of each other."""
+    coordinator: str | None = None
+    """HOST:PORT of the process 0, where nothing else tells the processes of each other."""
+    num_processes: int | None = None
+    """How many processes train together."""
+    process_id: int | None = None
+    """Which of them this is, from 0."""
 
 
 @dataclass
@@ -81,8 +92,24 @@ class Play:
     """Episodes to evaluate."""
     max_frames: int = 200
     """Frames of each drawn episode."""
-    seed: int = 0
+    seed: int | None = None
+    """Which seed of the run; the best one by default."""
+    episode_seed: int = 0
     """Seed of the episodes."""
+
+
+@dataclass
+class Export:
+    """Write the deterministic policy as StableHLO and ONNX, to be used without Brax."""
+
+    run: Run
+    """A run folder."""
+    steps: int | None = None
+    """Which checkpoint, by its number of steps; the newest by default."""
+    seed: int | None = None
+    """Which seed of the run; the best one by default."""
+    onnx: bool = False
+    """Write ONNX too; needs the extra `onnx`."""
 
 
 @dataclass
@@ -101,9 +128,16 @@ def main(program: str, config: str | ModuleType, args: Sequence[str] | None = No
       config: the module that defines the tasks, or its name.
       args: the command line; that of the process if None.
     """
-    training.use_compilation_cache()
     args = sys.argv[1:] if args is None else args
+    _configure(args)
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _leave_on_signal)
     try:
+        # Processes that train together have to find each other before JAX looks for devices.
+        if not any(arg.partition("=")[0] in ("--distributed", "--coordinator") for arg in args):
+            _refuse_no_device()
         # Imported here, because a task with unusable settings is a mistake like any other.
         tasks = tasks_in(importlib.import_module(config) if isinstance(config, str) else config)
         command = _parse(program, tasks, args)
@@ -111,18 +145,47 @@ def main(program: str, config: str | ModuleType, args: Sequence[str] | None = No
     except UsageError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    except TrainingDivergedError as error:
+    except (TrainingDivergedError, OutOfMemoryError) as error:
         print(error, file=sys.stderr)
         sys.exit(1)
     except OSError as error:
         print(f"{error.filename or 'A file'} can't be used: {error.strerror}.", file=sys.stderr)
         sys.exit(1)
+    except TrainingStopped as stopped:
+        _leave(128 + stopped.signal)
     except KeyboardInterrupt:
-        _leave(130)
+        _leave(128 + signal.SIGINT, "Interrupted.")
 
 
-def _leave(code: int) -> NoReturn:
+def _configure(args: Sequence[str]) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # replaced by something simpler
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    training.use_compilation_cache()
+    # Brax and this kit rely on the defaults, which the environment variables of JAX may change.
+    jax.config.update("jax_default_prng_impl", "threefry2x32")
+    jax.config.update("jax_numpy_rank_promotion", "allow")
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+
+
+def _refuse_no_device() -> None:
+    try:
+        jax.devices()
+    except (AssertionError, RuntimeError):
+        raise UsageError(
+            f"JAX finds no device for JAX_PLATFORMS={jax.config.jax_platforms}: unset it, or "
+            "install what the device needs (for NVIDIA, the extra cuda13 or cuda12)."
+        ) from None
+
+
+def _leave_on_signal(number: int, frame: object) -> None:
+    _leave(128 + number, f"Ended by {signal.Signals(number).name}.")
+
+
+def _leave(code: int, text: str = "") -> NoReturn:
     """Ends the process at once: while XLA compiles in a thread, an ordinary exit would crash."""
+    if text:
+        print(text, file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -132,8 +195,9 @@ def _parse(program: str, tasks: Mapping[str, Task], args: Sequence[str]) -> Any:
     """Reads the command line; tyro prints its own messages and exits with 2."""
     defaults = {
         "check": Check(),
-        "train": Train(_default_settings(tasks, args)),
+        "train": Train(_default_settings(tasks, args), training.Options()),
         "play": Play(tyro.MISSING),
+        "export": Export(tyro.MISSING),
         "bench": Bench(),
     }
     texts = {name: kind.__doc__ or "" for name, (kind, _) in COMMANDS.items()}
@@ -178,6 +242,8 @@ def _check(program: str, tasks: Mapping[str, Task], asked: Check) -> None:
 
 
 def _train(program: str, tasks: Mapping[str, Task], asked: Train) -> None:
+    if asked.distributed or asked.coordinator is not None:
+        devices.join(asked.coordinator, asked.num_processes, asked.process_id)
     name, settings = asked.task, asked.settings
     if asked.resume is not None:
         if asked.run_dir or asked.init_from:
@@ -198,9 +264,10 @@ def _train(program: str, tasks: Mapping[str, Task], asked: Train) -> None:
         run_dir=asked.resume or asked.run_dir,
         resume=asked.resume is not None,
         init_from=asked.init_from,
-        report=_wandb_report(asked.wandb, settings),
+        options=asked.options,
     )
-    print(f"Done. See what it learned: uv run {program} play {shlex.quote(str(run))}")
+    if devices.is_first():
+        print(f"Done. See what it learned: uv run {program} play {files.quoted(run)}")
 
 
 def _refuse_changes(run: Path, saved: PPOConfig, asked: PPOConfig) -> None:
@@ -214,19 +281,25 @@ def _refuse_changes(run: Path, saved: PPOConfig, asked: PPOConfig) -> None:
 
 
 def _play(program: str, tasks: Mapping[str, Task], asked: Play) -> None:
-    if asked.episodes < 1 or asked.max_frames < 2 or not 0 <= asked.seed < 2**32:
+    if asked.episodes < 1 or asked.max_frames < 2 or not 0 <= asked.episode_seed < 2**32:
         raise UsageError(
-            "--episodes has to be 1 or more, --max-frames 2 or more, --seed from 0 to 4294967295."
+            "--episodes has to be 1 or more, --max-frames 2 or more, "
+            "--episode-seed from 0 to 4294967295."
         )
     saved = runs.read_config(asked.run)
     settings = PPOConfig(**saved["settings"])
     _, task = choose(tasks, saved["task"])
-    trained = runs.load_policy(asked.run, task, steps=asked.steps)
+    steps, seed = asked.steps, asked.seed
+    if seed is None and settings.num_seeds > 1:
+        newest = max(runs.checkpoints(asked.run), default=None)
+        steps, seed = runs.best(asked.run, newest if steps is None else steps)
+        print(f"Seed {seed}, the best one after {steps:,} steps; see --seed.")
+    trained = runs.load_policy(asked.run, task, steps=steps, seed=seed)
     environment = task.environment()
     how: dict[str, Any] = {
         "episode_length": settings.episode_length,
         "action_repeat": settings.action_repeat,
-        "seed": asked.seed,
+        "seed": asked.episode_seed,
         "wrap_env_fn": task.wrap_env_fn,
     }
     table = Table("policy", "return", "± std", "length", "± std")
@@ -255,6 +328,14 @@ def _play(program: str, tasks: Mapping[str, Task], asked: Play) -> None:
     print(f"Three episodes are drawn in {gif}{note}.")
 
 
+def _export(program: str, tasks: Mapping[str, Task], asked: Export) -> None:
+    written = exporting.export(
+        asked.run, tasks, steps=asked.steps, seed=asked.seed, onnx=asked.onnx
+    )
+    for path, how_to_load in written.items():
+        print(f"{path}, to be loaded with:\n\n{textwrap.indent(how_to_load, '    ')}")
+
+
 def _bench(program: str, tasks: Mapping[str, Task], asked: Bench) -> None:
     _, task = choose(tasks, asked.task)
     environment = task.environment()
@@ -278,21 +359,6 @@ COMMANDS: dict[str, tuple[type, Callable[[str, Mapping[str, Task], Any], None]]]
     "check": (Check, _check),
     "train": (Train, _train),
     "play": (Play, _play),
+    "export": (Export, _export),
     "bench": (Bench, _bench),
 }
-
-
-def _wandb_report(
-    project: str | None, settings: PPOConfig
-) -> Callable[[Mapping[str, float]], None]:
-    """Sends each evaluation to Weights & Biases, if asked to."""
-    if project is None:
-        return lambda row: None
-    try:
-        import wandb  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        raise UsageError(
-            "--wandb needs the package wandb: install the extra with `uv sync --extra wandb`."
-        ) from None
-    wandb_run = wandb.init(project=project, config=dataclasses.asdict(settings))
-    return lambda row: wandb_run.log(dict(row), step=int(row["steps"]))

@@ -9,4 +9,16 @@ class UsageError(ValueError):
 
 
 class TrainingDivergedError(Exception):
-    """A loss or a return is not a finite number any more. Exit code 1."""
+    """A loss, an observation or a reward is not a finite number any more. Exit code 1."""
+
+
+class TrainingStopped(KeyboardInterrupt):
+    """A signal ended the run, after all of it was saved. Exit code 128 + `signal`."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(f"stopped by signal {signal}")
+        self.signal = signal
+
+
+class OutOfMemoryError(Exception):
+    """The device has too little memory for these settings. Exit code 1."""

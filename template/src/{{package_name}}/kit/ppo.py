@@ -4,9 +4,10 @@ From the template: changes of yours are kept, `copier update` merges new version
 
 The loss, the acting and the running statistics are Brax's (`brax.training.agents.ppo`). Its
 `ppo.train` is one long function that can't be resumed and calls what newer versions of JAX lack;
-here are `init`, `update`, `epoch` and `evaluate`, to be jitted, or vmapped over seeds. Keys are
-split as in `ppo.train`, so that both give the same parameters from the same seed where
-`statistics_before_loss` is on, or with `adaptive_kl`, where Brax updates the statistics late too.
+here are `init`, `update`, `epoch` and `evaluate`, to be jitted, or vmapped over seeds and over
+`HyperParameters`. Keys are split as in `ppo.train`, so that both give the same parameters from the
+same seed where `statistics_before_loss` is on, or with `adaptive_kl`, where Brax updates the
+statistics late too.
 
 PPO: Schulman et al. 2017, arXiv:1707.06347. Advantages: Schulman et al. 2016, arXiv:1506.02438.
 """
@@ -20,15 +21,18 @@ from typing import Any, Literal, get_args
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from brax.envs.base import Env, State
 from brax.training import acting, types
 from brax.training.acme import running_statistics, specs
 from brax.training.agents.ppo import losses
 from brax.training.agents.ppo.networks import PPONetworks, make_inference_fn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from .actions import action_space_of
+from .devices import AXIS, ShardedWrapper
 from .errors import UsageError
 from .networks import PIXELS, observation_shapes, without_images
 from .rollout import run_episodes, strip_weak_types
@@ -54,6 +58,8 @@ class PPOConfig:
     """How many steps each action is applied for."""
     seed: int = 0
     """Seed of everything random in a run."""
+    num_seeds: int = 1
+    """Seeds to train at once, in one program: seed, seed + 1, and so on."""
 
     num_envs: int = 16
     """Environments that run in parallel; has to divide batch_size x num_minibatches."""
@@ -121,14 +127,20 @@ class PPOConfig:
     def __post_init__(self) -> None:
         for field in fields(PPOConfig):
             self._check(field.name, field.type, getattr(self, field.name))
+        if self.seed + self.num_seeds > 2**32:
+            raise UsageError(f"seed + num_seeds has to be at most {2**32}: use a smaller seed.")
+        if self.num_updates >= 2**31:
+            raise UsageError(
+                f"num_timesteps is {self.num_timesteps}, which is {self.num_updates} updates and "
+                f"has to be fewer than {2**31}: use a smaller num_timesteps or a larger batch_size."
+            )
         rollouts = self.batch_size * self.num_minibatches
         if rollouts % self.num_envs:
-            near = sorted(
-                (n for n in range(1, rollouts + 1) if rollouts % n == 0),
-                key=lambda n: abs(n - self.num_envs),
-            )[:2]
             batch = self.num_envs // math.gcd(self.num_envs, self.num_minibatches)
             batch *= max(1, round(self.batch_size / batch))
+            small = [n for n in range(1, math.isqrt(rollouts) + 1) if rollouts % n == 0]
+            divisors = {*small, *(rollouts // n for n in small)}
+            near = sorted(divisors, key=lambda n: abs(n - self.num_envs))[:2]
             raise UsageError(
                 f"num_envs is {self.num_envs}, which has to divide batch_size x num_minibatches = "
                 f"{rollouts}: use num_envs {' or '.join(map(str, sorted(near)))}, "
@@ -167,15 +179,46 @@ class PPOConfig:
             raise UsageError(f"{name} is {value!r}, which has to be {what}.")
 
 
+LARGEST = 1_000_000
 RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(("discounting", "gae_lambda"), (lambda x: 0 <= x <= 1, "from 0 to 1")),
     **dict.fromkeys(
         ("entropy_cost", "vf_loss_coefficient", "normalize_observations_std_eps"),
         (lambda x: 0 <= x < math.inf, "0 or more"),
     ),
+    **dict.fromkeys(
+        (
+            *("num_envs", "unroll_length", "batch_size", "num_minibatches", "num_seeds"),
+            *("num_updates_per_batch", "num_eval_envs", "action_repeat"),
+        ),
+        (lambda x: 1 <= x <= LARGEST, f"from 1 to {LARGEST:,}"),
+    ),
+    "episode_length": (lambda x: 1 <= x <= 10**7, f"from 1 to {10**7:,}"),
     "seed": (lambda x: 0 <= x < 2**32, f"from 0 to {2**32 - 1}"),
-    "num_evals": (lambda x: x >= 2, "2 or more: one before training and one after"),
+    "num_evals": (
+        lambda x: 2 <= x <= LARGEST,
+        f"from 2 to {LARGEST:,}: one before training and one after",
+    ),
 }
+
+
+class HyperParameters(flax.struct.PyTreeNode):
+    """The settings that are arrays rather than constants of the program, () float32 each.
+
+    Members of one program may differ in them. `PPOConfig` says what they are.
+    """
+
+    learning_rate: ArrayLike
+    entropy_cost: ArrayLike
+    discounting: ArrayLike
+    gae_lambda: ArrayLike
+    clipping_epsilon: ArrayLike
+    reward_scaling: ArrayLike
+
+    @classmethod
+    def of(cls, config: PPOConfig) -> "HyperParameters":
+        """Those of `config`."""
+        return cls(**{f.name: np.float32(getattr(config, f.name)) for f in fields(cls)})
 
 
 class TrainingState(flax.struct.PyTreeNode):
@@ -185,21 +228,53 @@ class TrainingState(flax.struct.PyTreeNode):
       params: weights of the policy and the value network.
       optimizer_state: moments of Adam.
       learning_rate: () float32, of the last update.
+      hyperparameters: the numeric settings.
       normalizer_params: running statistics of the observations.
       env_state: the environments, batched by num_envs.
       key: (2,) uint32, split at each update.
       eval_key: (2,) uint32, the same throughout a run.
+      seed: () uint32, what all keys and randomised systems follow from.
       updates: () int32, number of updates so far.
     """
 
     params: losses.PPONetworkParams
     optimizer_state: optax.OptState
     learning_rate: jax.Array
+    hyperparameters: HyperParameters
     normalizer_params: running_statistics.RunningStatisticsState
     env_state: State
     key: jax.Array
     eval_key: jax.Array
+    seed: jax.Array
     updates: jax.Array
+
+
+class Totals(flax.struct.PyTreeNode):
+    """Sums over updates; those of two epochs are added leaf by leaf.
+
+    Attributes:
+      updates: () int32, how many.
+      metrics: losses and other numbers of each update, () float32 each.
+      episodes: () float32, training episodes that ended.
+      episode_metrics: sums over those episodes: `reward`, `length` and the environment's metrics.
+      not_finite: () int32, greater than 0 where an environment has given an observation, a reward
+        or a `done` that is not finite.
+    """
+
+    updates: jax.Array
+    metrics: Metrics
+    episodes: jax.Array
+    episode_metrics: Metrics
+    not_finite: jax.Array
+
+    def means(self) -> dict[str, np.ndarray]:
+        """On the host: `training/...` means over the updates, and over the episodes that ended."""
+        found = {name: np.asarray(x) / self.updates for name, x in self.metrics.items()}
+        with np.errstate(invalid="ignore"):  # no episode has ended: NaN
+            for name, x in self.episode_metrics.items():
+                found[f"episode_{name}"] = np.asarray(x) / self.episodes
+        found["episodes"] = np.asarray(self.episodes)
+        return {f"training/{name}": x for name, x in found.items()}
 
 
 @dataclass(frozen=True)
@@ -208,18 +283,21 @@ class PPO:
 
     Attributes:
       networks: what `network_factory` built.
-      init: `seed` () uint32 -> `TrainingState`.
-      update: `TrainingState` -> the next one, and metrics averaged over the update.
+      init: `seed` () uint32 and `HyperParameters`, those of the settings if left out ->
+        `TrainingState`.
+      update: `TrainingState` -> the next one, and its `Totals`.
       epoch: `TrainingState`, `updates` () int32, 1 or more -> the state after so many updates, and
-        `training/...` metrics averaged over them.
+        their `Totals`.
       evaluate: `TrainingState` -> `eval/...` metrics of num_eval_envs whole episodes.
+      env_specs: how the devices of a mesh divide `env_state`; None if they don't.
     """
 
     networks: PPONetworks
-    init: Callable[[ArrayLike], TrainingState]
-    update: Callable[[TrainingState], tuple[TrainingState, Metrics]]
-    epoch: Callable[[TrainingState, ArrayLike], tuple[TrainingState, Metrics]]
+    init: Callable[..., TrainingState]
+    update: Callable[[TrainingState], tuple[TrainingState, Totals]]
+    epoch: Callable[[TrainingState, ArrayLike], tuple[TrainingState, Totals]]
     evaluate: Callable[[TrainingState], Metrics]
+    env_specs: Any = None
 
 
 def policy_params(state: TrainingState) -> tuple[Any, Any, Any]:
@@ -234,6 +312,7 @@ def make_ppo(
     *,
     wrap_env_fn: Callable[..., Env] | None = None,
     randomization_fn: Callable[..., tuple[Any, Any]] | None = None,
+    mesh: Mesh | None = None,
 ) -> PPO:
     """Builds the functions that train `environment`; compiles nothing.
 
@@ -242,36 +321,48 @@ def make_ppo(
       config: the settings.
       network_factory: as `ppo.train` takes it.
       wrap_env_fn: as `ppo.train` takes it; `wrap_for_training` if None.
-      randomization_fn: domain randomisation, as `ppo.train` takes it. The randomised systems follow
-        from `config.seed`, also where `init` is vmapped over seeds.
+      randomization_fn: domain randomisation, as `ppo.train` takes it, but traced. The randomised
+        systems follow from the seed.
+      mesh: devices that share the environments and the minibatches, with one axis; None for one
+        device. The result is the same but for rounding.
 
     Raises:
       UsageError: PPO can't train this environment or these networks.
     """
 
-    def wrap(own: Callable[..., Env], key: str, batch: int) -> Env:
+    def wrap(own: Callable[..., Env], key: str, batch: int, seed: ArrayLike | None) -> Env:
         randomize = None
-        if randomization_fn is not None:
-            rng = jax.random.split(_split(config.seed)[key], batch)
+        if randomization_fn is not None and seed is not None:
+            rng = jax.random.split(_split(seed)[key], batch)
             randomize = functools.partial(randomization_fn, rng=rng)
-        return (wrap_env_fn or own)(
+        env = (wrap_env_fn or own)(
             environment,
             episode_length=config.episode_length,
             action_repeat=config.action_repeat,
             randomization_fn=randomize,
         )
+        # Randomised systems are as many as environments, and would have to be shared out too.
+        if mesh is None or batch % mesh.size or randomize is not None:
+            return env
+        return ShardedWrapper(env, mesh, batch)
 
-    keep = functools.partial(wrap_for_training, keep_final_obs=config.bootstrap_on_timeout)
-    env = wrap(keep, "env", config.num_envs)
-    # Evaluation gets a batch of its own, and needs no auto-reset.
-    eval_env = wrap(wrap_for_evaluation, "eval", config.num_eval_envs)
+    def training_env(seed: ArrayLike | None) -> Env:
+        keep = functools.partial(wrap_for_training, keep_final_obs=config.bootstrap_on_timeout)
+        return wrap(keep, "env", config.num_envs, seed)
 
+    def evaluation_env(seed: ArrayLike) -> Env:
+        """A batch of its own, which needs no auto-reset."""
+        return wrap(wrap_for_evaluation, "eval", config.num_eval_envs, seed)
+
+    env = training_env(None)  # not randomised, for its sizes
     reset = jax.eval_shape(env.reset, jax.ShapeDtypeStruct((config.num_envs, 2), jnp.uint32))
     if config.bootstrap_on_timeout and "final_obs" not in reset.info:
         raise UsageError(
             "bootstrap_on_timeout needs info['final_obs'], the observation that a step ended in, "
             "from wrap_env_fn: let it use wrap_for_training(..., keep_final_obs=True)."
         )
+    # A wrapper of the user's may not count episodes as Brax's does.
+    counts_episodes = {"episode_done", "episode_metrics"} <= reset.info.keys()
     obs_shapes = observation_shapes(jax.tree.map(lambda x: x.shape[1:], reset.obs))
     networks = network_factory(
         obs_shapes,
@@ -303,11 +394,6 @@ def make_ppo(
         functools.partial(
             losses.compute_ppo_loss,
             ppo_network=networks,
-            entropy_cost=config.entropy_cost,
-            discounting=config.discounting,
-            reward_scaling=config.reward_scaling,
-            gae_lambda=config.gae_lambda,
-            clipping_epsilon=config.clipping_epsilon,
             clipping_epsilon_value=config.clipping_epsilon_value,
             normalize_advantage=config.normalize_advantage,
             vf_coefficient=config.vf_loss_coefficient,
@@ -315,7 +401,9 @@ def make_ppo(
         has_aux=True,
     )
 
-    def init(seed: ArrayLike) -> TrainingState:
+    def init(seed: ArrayLike, hyperparameters: HyperParameters | None = None) -> TrainingState:
+        seed = jnp.uint32(seed)
+        hyperparameters = jax.tree.map(jnp.float32, hyperparameters or HyperParameters.of(config))
         keys = _split(seed)
         params = losses.PPONetworkParams(
             policy=networks.policy_network.init(keys["policy"]),
@@ -324,19 +412,27 @@ def make_ppo(
         state = TrainingState(
             params=params,
             optimizer_state=optimizer.init(params),
-            learning_rate=jnp.float32(config.learning_rate),
+            learning_rate=hyperparameters.learning_rate,
+            hyperparameters=hyperparameters,
             normalizer_params=init_statistics(),
-            env_state=env.reset(jax.random.split(keys["env"], config.num_envs)),
+            env_state=training_env(seed).reset(jax.random.split(keys["env"], config.num_envs)),
             key=keys["training"],
             eval_key=keys["eval"],
+            seed=seed,
             updates=jnp.zeros((), jnp.int32),
         )
         return strip_weak_types(state)
 
-    def collect(state: TrainingState, key: jax.Array) -> tuple[State, types.Transition]:
-        """Rollouts, (batch_size x num_minibatches, unroll_length, ...)."""
+    def collect(state: TrainingState, key: jax.Array) -> tuple[State, types.Transition, Any]:
+        """Rollouts, (batch_size x num_minibatches, unroll_length, ...), and episodes that ended."""
+        env = training_env(state.seed)
         policy = make_policy(policy_params(state))
-        extra_fields = ("truncation",) + ("final_obs",) * config.bootstrap_on_timeout
+        extra_fields = ["truncation"]
+        if config.bootstrap_on_timeout:
+            extra_fields.append("final_obs")
+        kept = tuple(extra_fields)
+        if counts_episodes:
+            extra_fields += ["episode_done", "episode_metrics"]
 
         def rollout(carry: tuple[State, jax.Array], _: None) -> tuple[tuple[State, jax.Array], Any]:
             env_state, key = carry
@@ -344,15 +440,23 @@ def make_ppo(
             env_state, data = acting.generate_unroll(
                 env, env_state, policy, key, config.unroll_length, extra_fields
             )
+            extras = data.extras["state_extras"]
             # The loss needs the observation after the last step alone; dropping the others
             # nearly halves the memory of a batch.
-            data = data._replace(next_observation=jax.tree.map(lambda x: x[None], env_state.obs))
-            return (env_state, next_key), data
+            data = data._replace(
+                next_observation=jax.tree.map(lambda x: x[None], env_state.obs),
+                extras={**data.extras, "state_extras": {name: extras[name] for name in kept}},
+            )
+            return (env_state, next_key), (data, _sum_of_ended(extras))
 
         rounds = config.batch_size * config.num_minibatches // config.num_envs
-        (env_state, _), data = jax.lax.scan(rollout, (state.env_state, key), None, length=rounds)
+        (env_state, _), (data, episodes) = jax.lax.scan(
+            rollout, (state.env_state, key), None, length=rounds
+        )
         data = jax.tree.map(lambda x: jnp.swapaxes(x, 1, 2), data)
-        return env_state, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), data)
+        data = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), data)
+        # Every device gets all rollouts, because minibatches are drawn from all of them.
+        return env_state, shared(data, None), jax.tree.map(lambda x: jnp.sum(x, axis=0), episodes)
 
     def bootstrap(state: TrainingState, data: types.Transition) -> types.Transition:
         """Turns a time limit into an end that pays the value of what would have followed.
@@ -365,7 +469,8 @@ def make_ppo(
             state.normalizer_params, state.params.value, extras["final_obs"]
         )
         # Values are of scaled rewards.
-        bonus = config.discounting * value * extras["truncation"] / config.reward_scaling
+        factors = state.hyperparameters
+        bonus = factors.discounting * value * extras["truncation"] / factors.reward_scaling
         extras = {"truncation": jnp.zeros_like(extras["truncation"])}
         return data._replace(
             reward=data.reward + bonus, extras={**data.extras, "state_extras": extras}
@@ -375,12 +480,17 @@ def make_ppo(
         state: TrainingState, statistics: Any, data: types.Transition, key: jax.Array
     ) -> tuple[TrainingState, Metrics]:
         """Several passes over the rollouts, each in a new order; a gradient step per minibatch."""
+        factors = {
+            field.name: getattr(state.hyperparameters, field.name)
+            for field in fields(HyperParameters)
+            if field.name != "learning_rate"
+        }
 
         def minibatch_step(carry: Any, rollouts: jax.Array) -> Any:
             params, optimizer_state, learning_rate, key = carry
             key, key_loss = jax.random.split(key)
-            minibatch = jax.tree.map(lambda x: x[rollouts], data)
-            (_, metrics), grads = loss_and_grad(params, statistics, minibatch, key_loss)
+            minibatch = shared(jax.tree.map(lambda x: x[rollouts], data), AXIS)
+            (_, metrics), grads = loss_and_grad(params, statistics, minibatch, key_loss, **factors)
             if config.learning_rate_schedule == "adaptive_kl":
                 learning_rate = _follow_kl(learning_rate, metrics["kl_mean"], config.desired_kl)
             direction, optimizer_state = optimizer.update(grads, optimizer_state)
@@ -409,17 +519,22 @@ def make_ppo(
         )
         return state, jax.tree.map(jnp.mean, metrics)
 
-    def update(state: TrainingState) -> tuple[TrainingState, Metrics]:
+    def update(state: TrainingState) -> tuple[TrainingState, Totals]:
         key_sgd, key_unroll, new_key = jax.random.split(state.key, 3)
-        env_state, data = collect(state, key_unroll)
+        env_state, data, (episodes, episode_metrics) = collect(state, key_unroll)
+        measured = {
+            "entropy": -jnp.mean(data.extras["policy_extras"]["log_prob"]),
+            "reward_min": jnp.min(data.reward),
+            "reward_max": jnp.max(data.reward),
+        }
         if config.bootstrap_on_timeout:
             data = bootstrap(state, data)
         acted_with = state.normalizer_params
         statistics = running_statistics.update(acted_with, without_images(data.observation))
         if config.learning_rate_schedule == "linear":
             left = 1 - state.updates / config.num_updates
-            rate = jnp.float32(config.learning_rate * jnp.maximum(left, 0.0))
-            state = state.replace(learning_rate=rate)
+            rate = state.hyperparameters.learning_rate * jnp.maximum(left, 0.0)
+            state = state.replace(learning_rate=jnp.float32(rate))
         # With other statistics than the policy acted with, the probability ratios of the first
         # updates mean nothing.
         loss_uses = statistics if config.statistics_before_loss else acted_with
@@ -430,22 +545,29 @@ def make_ppo(
             key=new_key,
             updates=state.updates + 1,
         )
-        return state, metrics
+        not_finite = env_state.info.get("not_finite", jnp.zeros((), bool))
+        totals = Totals(
+            updates=jnp.int32(1),
+            metrics={**metrics, **measured},
+            episodes=episodes,
+            episode_metrics=episode_metrics,
+            not_finite=jnp.sum(not_finite, dtype=jnp.int32),
+        )
+        return state, totals
 
-    def epoch(state: TrainingState, updates: ArrayLike) -> tuple[TrainingState, Metrics]:
-        def body(_: jax.Array, carry: tuple[TrainingState, Metrics]) -> Any:
+    def epoch(state: TrainingState, updates: ArrayLike) -> tuple[TrainingState, Totals]:
+        def body(_: jax.Array, carry: tuple[TrainingState, Totals]) -> Any:
             state, total = carry
-            state, metrics = update(state)
-            return state, jax.tree.map(jnp.add, total, metrics)
+            state, new = update(state)
+            return state, jax.tree.map(jnp.add, total, new)
 
         shapes = jax.eval_shape(update, state)[1]
         total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        state, total = jax.lax.fori_loop(0, updates, body, (state, total))
-        return state, {f"training/{name}": x / updates for name, x in total.items()}
+        return jax.lax.fori_loop(0, updates, body, (state, total))
 
     def evaluate(state: TrainingState) -> Metrics:
         episodes = run_episodes(
-            eval_env,
+            evaluation_env(state.seed),
             make_policy(policy_params(state), deterministic=config.deterministic_eval),
             # Training is the same however often it is evaluated.
             jax.random.fold_in(state.eval_key, state.updates),
@@ -462,7 +584,15 @@ def make_ppo(
             metrics[f"eval/episode_{name}"] = jnp.mean(values)
         return metrics
 
-    return PPO(networks, init, update, epoch, evaluate)
+    def shared(tree: Any, axis: str | None) -> Any:
+        """Splits the first axis of each array over the devices, or gives every device all of it."""
+        if mesh is None:
+            return tree
+        sharding = NamedSharding(mesh, PartitionSpec(axis))
+        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, sharding), tree)
+
+    env_specs = env.specs if isinstance(env, ShardedWrapper) else None
+    return PPO(networks, init, update, epoch, evaluate, env_specs)
 
 
 def _split(seed: ArrayLike) -> dict[str, jax.Array]:
@@ -496,6 +626,18 @@ def _refuse_what_does_not_fit(env: Env, obs: Any, networks: PPONetworks, statist
             f"The networks give actions of shape {action.shape[1:]} and dtype {action.dtype}, but "
             f"the environment takes {space}: build them for the environment's own action space."
         )
+
+
+def _sum_of_ended(extras: Any) -> tuple[jax.Array, Metrics]:
+    """How many episodes have ended in a rollout, and the sums of their metrics."""
+    if "episode_done" not in extras:
+        return jnp.zeros(()), {}
+    ended = extras["episode_done"]  # (unroll_length, num_envs)
+    sums = {
+        name.removeprefix("sum_"): jnp.sum(jnp.where(ended > 0, x, jnp.zeros_like(x)))
+        for name, x in extras["episode_metrics"].items()
+    }
+    return jnp.sum(ended), sums
 
 
 def _follow_kl(learning_rate: jax.Array, kl: jax.Array, desired: float) -> jax.Array:

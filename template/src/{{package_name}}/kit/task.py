@@ -13,6 +13,7 @@ from typing import Any
 from brax.envs.base import Env
 from brax.training import types
 from brax.training.agents.ppo.networks import PPONetworks
+from jax.sharding import Mesh
 
 from .errors import UsageError
 from .ppo import PPO, PPOConfig, make_ppo
@@ -46,7 +47,7 @@ class Task:
             made = type(self.environment).__name__
             raise UsageError(f"A task's environment is a class or function: {made}, not {made}().")
 
-    def make_ppo(self) -> PPO:
+    def make_ppo(self, mesh: Mesh | None = None) -> PPO:
         """See `kit.ppo.make_ppo`."""
         return make_ppo(
             self.environment(),
@@ -54,6 +55,7 @@ class Task:
             self.network_factory,
             wrap_env_fn=self.wrap_env_fn,
             randomization_fn=self.randomization_fn,
+            mesh=mesh,
         )
 
 

@@ -3,23 +3,59 @@
 From the template: changes of yours are kept, `copier update` merges new versions in.
 """
 
-import math
+import contextlib
 import os
-import shlex
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from . import runs
-from .errors import TrainingDivergedError, UsageError
-from .ppo import PPOConfig
+from . import curve, devices, rollout, runs
+from .actions import action_space_of
+from .display import Display, Reporter, advice, reporters, require_extras
+from .errors import TrainingDivergedError, TrainingStopped, UsageError
+from .files import quoted
+from .ppo import PPOConfig, Totals, TrainingState
+from .programs import Programs
 from .task import Task
+
+CHUNK_SECONDS = 0.5  # from one look at signals, and one movement of the display, to the next
+
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is executed, shown and saved; none of it changes what is learned.
+
+    Raises:
+      UsageError: a number is out of range.
+    """
+
+    num_devices: int | None = None
+    """Devices to use; all by default. They share the seeds, or the environments of one seed."""
+    checkpoint_every: float = 10.0
+    """Minutes between savings of what --resume needs; it is saved at evaluations too."""
+    keep: int = 10
+    """How many of the newest checkpoints to keep; the best one is always kept."""
+    tensorboard: bool = False
+    """Write event files for TensorBoard to the run folder."""
+    wandb: str | None = None
+    """A Weights & Biases project to report to; needs the extra `wandb`."""
+    profile: bool = False
+    """Write a jax.profiler trace of some updates to the run folder."""
+
+    def __post_init__(self) -> None:
+        if self.keep < 1 or not 0 < self.checkpoint_every < float("inf"):
+            raise UsageError("--keep has to be 1 or more, --checkpoint-every greater than 0.")
 
 
 def train(
@@ -29,19 +65,25 @@ def train(
     run_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
     init_from: str | os.PathLike[str] | None = None,
+    options: Options = Options(),
     report: Callable[[Mapping[str, float]], None] = lambda row: None,
     console: Console | None = None,
 ) -> Path:
-    """Trains a policy and leaves a run folder.
+    """Trains a policy, or one for each of several seeds, and leaves a run folder.
+
+    SIGINT (Ctrl-C), SIGTERM and SIGHUP end the run when the updates in progress are done, with
+    everything saved. A second one ends the process at once and leaves what was saved before.
 
     Args:
       task: what to train.
       name: what `config.py` calls it.
       run_dir: the folder to make; `runs/<date and time>` if None.
-      resume: go on from the newest checkpoint in `run_dir`, up to the task's `num_timesteps`. With
-        the settings of the run the result is that of one uninterrupted run.
+      resume: go on from where `run_dir` was saved last, up to the task's `num_timesteps`. With the
+        settings of the run, on one device of the same kind, the parameters are those of one
+        uninterrupted run, bit for bit.
       init_from: a run folder whose newest parameters a new run starts from.
-      report: called after each evaluation with the row that metrics.jsonl gets.
+      options: how to execute, show and save it.
+      report: called with each row that metrics.jsonl gets.
       console: where progress is shown; stdout if None.
 
     Returns:
@@ -49,135 +91,388 @@ def train(
 
     Raises:
       UsageError: PPO can't train this task, or a run folder can't be used; nothing was compiled.
-      TrainingDivergedError: a loss or a return is not a finite number any more.
+      TrainingDivergedError: a loss, an observation or a reward is not a finite number any more.
+      TrainingStopped: a signal ended the run.
+      OutOfMemoryError: the device has too little memory.
     """
-    console = console or Console()
+    require_extras(options.tensorboard, options.wandb)
     config = task.settings
-    run = Path(run_dir or Path("runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
-    ppo = task.make_ppo()
-    seed = np.uint32(config.seed)
-    shapes = jax.eval_shape(ppo.init, seed)
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
-
+    programs = Programs(task, options.num_devices)
+    console = console or Console()
+    writes = devices.is_first()
+    console.quiet |= not writes
+    run = Path(run_dir) if run_dir is not None else None
+    state: TrainingState | None = None
+    parameters: Any = None
+    to_say: list[str] = []
     done = 0  # updates
-    if resume:
-        runs.refuse_other_sizes(run, task.environment())
-        state = runs.load_checkpoint(run, shapes)
-        done = int(state.updates)
-        if done >= config.num_updates:
-            raise UsageError(
-                f"{run} has {done * config.steps_per_update:,} steps already; "
-                "ask for more with --num-timesteps."
-            )
-        if runs.read_config(run)["source"] != runs.source_of(task.environment()):
-            say(
-                "The file that defines the environment has changed since this run started; "
-                "training continues with the new file."
-            )
-        runs.forget_after(run, done * config.steps_per_update)
-        runs.write_config(run, name, task)
-    else:
-        runs.refuse_existing(run)
-        given = None
+
+    with contextlib.ExitStack() as stack:
+        if resume:
+            if run is None:
+                raise UsageError("To resume, name the run folder.")
+            if writes:
+                stack.enter_context(runs.lock(run))
+            state, to_say = _load(run, task, programs)
+            done = 0 if state is None else int(np.max(state.updates))
+        elif run is not None and writes:
+            runs.refuse_existing(run)
         if init_from is not None:
             runs.refuse_other_sizes(Path(init_from), task.environment())
-            given = runs.load_parameters(Path(init_from), shapes)
+            parameters = runs.load_parameters(Path(init_from), programs.member_shapes)
+            parameters = jax.tree.map(
+                lambda x, whole: np.broadcast_to(x, whole.shape),
+                (parameters.params, parameters.normalizer_params),
+                (programs.shapes.params, programs.shapes.normalizer_params),
+            )
 
-    total = config.num_updates * config.steps_per_update
-    say(
-        f"Training for {total:,} steps ({config.num_timesteps:,} asked for; "
-        f"{config.steps_per_update:,} an update) into {run}"
-    )
-    # Compiled before the clock starts, so that steps/s is about running.
-    with console.status("compiling"):
-        epoch = jax.jit(ppo.epoch, donate_argnums=0).lower(shapes, np.int32(1)).compile()
-        evaluate = jax.jit(ppo.evaluate).lower(shapes).compile()
-        if not resume:
-            state = jax.jit(ppo.init)(seed)
-            if given is not None:
-                state = state.replace(
-                    params=given.params, normalizer_params=given.normalizer_params
-                )
-            runs.create(run, name, task)
+        total = config.num_updates * config.steps_per_update
+        display = Display(console, total, done * config.steps_per_update)
+        stack.enter_context(display)
+        for text in to_say:
+            display.say(text)
+        with display.compiling():
+            programs.compile()
+        if state is None:
+            state = programs.init()
+        if parameters is not None:
+            state = state.replace(params=parameters[0], normalizer_params=parameters[1])
 
-    progress = Progress(
-        SpinnerColumn(),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f} %"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    try:
-        with progress:
-            bar = progress.add_task("", total=total, completed=done * config.steps_per_update)
-            for target in _evaluations(config):
-                if resume and target <= done:
-                    continue
-                steps = target * config.steps_per_update
-                row: dict[str, float] = {"steps": steps}
-                if target > done:
-                    start = time.perf_counter()
-                    state, metrics = jax.block_until_ready(epoch(state, np.int32(target - done)))
-                    seconds = time.perf_counter() - start  # without the evaluation
-                    row |= {key: float(value) for key, value in metrics.items()}
-                    row["training/sps"] = (target - done) * config.steps_per_update / seconds
-                row |= {key: float(value) for key, value in evaluate(state).items()}
-                _refuse_nan(run, row)
-                runs.save_checkpoint(run, state, steps)
-                runs.append_metrics(run, row)
-                report(row)
-                progress.update(bar, completed=steps)
-                say(_line(row))
-                done = target
-    except KeyboardInterrupt:
-        if runs.checkpoints(run):
-            say(f"Stopped. Continue with: train --resume {shlex.quote(str(run))}")
-        raise
-    finally:
-        rows = runs.read_metrics(run)
-        if len(rows) > 1:
-            runs.draw_learning_curve(run)
-    if all(row["eval/time_limit_reached"] > 0.99 for row in rows):
-        say(
-            f"Nearly every episode was cut off by the time limit of {config.episode_length} steps. "
-            "If the task has an end of its own, the limit may be too short to reach it."
+        reporter = Reporter()
+        if writes:
+            if resume:
+                assert run is not None
+                runs.forget_after(run, done * config.steps_per_update)
+            else:
+                run = runs.make_folder(run)
+                stack.enter_context(runs.lock(run))
+            runs.write_config(run, name, task)
+            reporter = reporters(run, config, tensorboard=options.tensorboard, wandb=options.wandb)
+            stack.callback(reporter.close)
+        run = run or Path()
+        seeds = f" for each of {config.num_seeds} seeds" if config.num_seeds > 1 else ""
+        display.say(
+            f"Training for {total:,} steps{seeds} ({config.num_timesteps:,} asked for; "
+            f"{config.steps_per_update:,} an update) into {run}"
         )
+        for place in reporter.places:
+            display.say(place)
+
+        def report_row(row: Row) -> None:
+            reporter.report(row)
+            report(row)
+
+        loop = _Loop(
+            run, task, programs, display, options, report_row if writes else lambda row: None
+        )
+        try:
+            loop.train(programs.place(state))
+        finally:
+            if writes and len({row["steps"] for row in runs.read_metrics(run)}) > 1:
+                curve.draw(run)
+        if reporter.places:
+            _send_video(run, task, reporter, display)
     return run
+
+
+def _load(run: Path, task: Task, programs: Programs) -> tuple[TrainingState | None, list[str]]:
+    """What a resumed run goes on from, None if nothing was saved; and what to say about it."""
+    config = task.settings
+    runs.refuse_other_sizes(run, task.environment())
+    state = runs.load_resume(run, programs.shapes)
+    to_say = runs.changes_since(run, task)
+    if state is None:
+        return None, [*to_say, "This run was stopped before anything was saved; it starts again."]
+    done = int(np.max(state.updates))
+    if done >= config.num_updates:
+        raise UsageError(
+            f"{run} has {done * config.steps_per_update:,} steps already; "
+            "ask for more with --num-timesteps."
+        )
+    return state, to_say
+
+
+@dataclass
+class _Loop:
+    """Chunks of updates, evaluations, and what is shown, saved and reported after each."""
+
+    run: Path
+    task: Task
+    programs: Programs
+    display: Display
+    options: Options
+    report: Callable[[Row], None]
+
+    def __post_init__(self) -> None:
+        self.config = self.task.settings
+        self.action_space = action_space_of(self.task.environment())
+        self.history: list[Row] = []
+        self.saver = _Saver()
+        self.saved_at = time.monotonic()
+        self.is_profiled = not self.options.profile
+
+    def train(self, state: TrainingState) -> None:
+        """Trains from `state` to the end of the run."""
+        config = self.config
+        done = int(np.max(jax.device_get(state.updates)))
+        if devices.is_first():
+            self.history += runs.read_metrics(self.run)
+        evaluated_at = {row["steps"] for row in self.history}
+        spent = {"training": 0.0, "evaluation": 0.0}  # seconds
+        chunk = 1  # updates
+        with _signals() as asked, self.saver:
+            for target in _evaluations(config):
+                is_known = target * config.steps_per_update in evaluated_at
+                if target < done or devices.agree(is_known)[0]:
+                    continue
+                totals: Totals | None = None
+                seconds = 0.0
+                while done < target:
+                    updates = min(chunk, target - done)
+                    state, new, taken = self._updates(state, updates, done, target)
+                    done, seconds = done + updates, seconds + taken
+                    totals = new if totals is None else jax.tree.map(np.add, totals, new)
+                    self._show(new, done, taken)
+                    chunk = max(1, min(10 * updates, int(CHUNK_SECONDS * updates / taken)))
+                    is_due = time.monotonic() - self.saved_at > 60 * self.options.checkpoint_every
+                    chunk, is_due, stop = devices.agree(chunk, is_due, asked.signal)
+                    if is_due or stop:
+                        self._save(state, done)
+                    if stop:
+                        self._stop(stop, done)
+
+                values = {} if totals is None else self._means(totals, seconds)
+                start = time.perf_counter()
+                values |= self.programs.evaluate(state)
+                spent["evaluation"] += time.perf_counter() - start
+                spent["training"] += seconds
+                rows = self._rows(values, done)
+                self._refuse_broken_returns(rows)
+                self._save(state, done, rows)
+                self.history += rows
+                for row in rows:
+                    self.report(row)
+                self.display.say(_line(rows))
+                self._advise(state)
+                if stop := devices.agree(asked.signal)[0]:
+                    self._stop(stop, done)
+        self.display.say(
+            f"Trained for {spent['training']:,.1f} s; evaluation took another "
+            f"{spent['evaluation']:,.1f} s."
+        )
+
+    def _updates(
+        self, state: TrainingState, updates: int, done: int, target: int
+    ) -> tuple[TrainingState, Totals, float]:
+        """The state after so many updates, their sums, and the seconds that they took."""
+        profiled: Any = contextlib.nullcontext()
+        if not self.is_profiled and (updates > 1 or done + updates == target):
+            self.is_profiled = True
+            profiled = jax.profiler.trace(str(self.run / "profile"))
+        with profiled:
+            start = time.perf_counter()
+            state, totals = self.programs.epoch(state, updates)
+            taken = time.perf_counter() - start
+        self._refuse_not_finite(totals, done + updates)
+        return state, totals, taken
+
+    def _show(self, totals: Totals, done: int, seconds: float) -> None:
+        updates = int(np.max(totals.updates))
+        values = self._means(totals, seconds)
+        means = {name: float(np.mean(x)) for name, x in values.items()}
+        steps = done * self.config.steps_per_update
+        self.display.progress(steps, means["training/sps"], means)
+        if done - updates <= self.config.num_updates / 10:  # the advice looks at the first tenth
+            self.history += self._rows(values, done)
+            self._advise(None)
+
+    def _means(self, totals: Totals, seconds: float) -> dict[str, np.ndarray]:
+        steps = int(np.max(totals.updates)) * self.config.steps_per_update * self.config.num_seeds
+        return {**totals.means(), "training/sps": np.array(steps / seconds)}
+
+    def _rows(self, values: Mapping[str, np.ndarray], done: int) -> list[Row]:
+        """A row for each seed; numbers that are not finite are left out, such as the return of no
+        episode, but for the return of an evaluation."""
+        rows = []
+        for member, seed in enumerate(runs.seeds_of(self.config)):
+            row: Row = {"steps": done * self.config.steps_per_update, "seed": seed}
+            for name, x in values.items():
+                value = float(np.broadcast_to(x, (self.config.num_seeds,))[member])
+                if np.isfinite(value) or name == RETURN:
+                    row[name] = value
+            rows.append(row)
+        return rows
+
+    def _advise(self, state: TrainingState | None) -> None:
+        statistics = None if state is None else jax.device_get(state.normalizer_params)
+        self.display.advise(advice(self.config, self.action_space, self.history, statistics))
+
+    def _save(self, state: TrainingState, done: int, rows: Sequence[Row] = ()) -> None:
+        """Saves what a resumed run needs and, after an evaluation, parameters and metrics."""
+        self.saved_at = time.monotonic()
+        on_host = self.programs.fetch(state)
+        if not devices.is_first():
+            return
+
+        def write() -> None:
+            # In this order: a crash in between leaves nothing that contradicts the rest.
+            if rows:
+                runs.save_checkpoint(self.run, on_host, done * self.config.steps_per_update)
+            runs.save_resume(self.run, on_host)
+            if rows:
+                runs.append_metrics(self.run, rows)
+                runs.keep(self.run, self.options.keep)
+
+        self.saver.start(write)
+
+    def _stop(self, number: int, done: int) -> None:
+        self.saver.wait()
+        self.display.say(
+            f"Stopped and saved at step {done * self.config.steps_per_update:,}. "
+            f"Continue with: train --resume {quoted(self.run)}"
+        )
+        raise TrainingStopped(number)
+
+    def _refuse_not_finite(self, totals: Totals, done: int) -> None:
+        broken = np.atleast_1d(totals.not_finite > 0)
+        what = "An observation, a reward or done was NaN or infinite"
+        why = ""
+        if not broken.any():
+            for name, x in totals.metrics.items():
+                broken = ~np.isfinite(np.atleast_1d(x))
+                if broken.any():
+                    what = f"{name} was {np.atleast_1d(x)[broken][0]}"
+                    why = ", or train with a smaller --learning-rate or --max-grad-norm"
+                    break
+            else:
+                return
+        self._diverged(what, why, done, int(np.argmax(broken)))
+
+    def _refuse_broken_returns(self, rows: Sequence[Row]) -> None:
+        for member, row in enumerate(rows):
+            if np.isfinite(row[RETURN]):
+                continue
+            if not row["steps"]:
+                raise TrainingDivergedError(
+                    f"The return of an evaluation was {row[RETURN]} before any training: the "
+                    "environment returns it. Run `check` to see where."
+                )
+            done = round(row["steps"]) // self.config.steps_per_update
+            self._diverged(f"The return of an evaluation was {row[RETURN]}", "", done, member)
+
+    def _diverged(self, what: str, why: str, done: int, member: int) -> None:
+        self.saver.wait()
+        of_seed = f" (seed {runs.seeds_of(self.config)[member]})" * (self.config.num_seeds > 1)
+        raise TrainingDivergedError(
+            f"{what}{of_seed} by step {done * self.config.steps_per_update:,}, so training was "
+            f"stopped. Find where with: replay {quoted(self.run)}{why}. What was saved before is "
+            "kept."
+        )
+
+
+RETURN = "eval/episode_reward"
 
 
 def _evaluations(config: PPOConfig) -> list[int]:
     """The numbers of updates at which to evaluate, evenly spaced from 0 to all."""
-    marks = np.linspace(0, config.num_updates, config.num_evals).round().astype(int)
-    return [int(mark) for mark in np.unique(marks)]
+    number = min(config.num_evals, config.num_updates + 1)
+    return [int(mark) for mark in np.linspace(0, config.num_updates, number).round()]
 
 
-def _refuse_nan(run: Path, row: Mapping[str, float]) -> None:
-    broken = [name for name, value in row.items() if not math.isfinite(value)]
-    if not broken:
-        return
-    what = f"{broken[0]} is {row[broken[0]]}"
-    if not row["steps"]:
-        raise TrainingDivergedError(
-            f"{what} before any training: the environment returns it. Run `check` to see where."
-        )
-    raise TrainingDivergedError(
-        f"{what} at step {row['steps']:,}: training has diverged and was stopped. Saved up to "
-        f"step {max(runs.checkpoints(run)):,} in {run}. Try a smaller --learning-rate or "
-        "--max-grad-norm, and run `check` to see whether rewards and observations are finite."
+def _line(rows: Sequence[Row]) -> str:
+    """An evaluation, of the mean over seeds."""
+
+    def mean(name: str) -> float:
+        return float(np.mean([row[name] for row in rows]))
+
+    # Over episodes for one seed, over seeds for several.
+    spread = (
+        mean("eval/episode_reward_std")
+        if len(rows) == 1
+        else float(np.std([row[RETURN] for row in rows]))
     )
-
-
-def _line(row: Mapping[str, float]) -> str:
-    speed = f"{row['training/sps']:10,.0f} steps/s" if "training/sps" in row else ""
+    speed = f"{mean('training/sps'):10,.0f} steps/s" if "training/sps" in rows[0] else ""
     return (
-        f"{row['steps']:>12,} steps   return {row['eval/episode_reward']:9.2f} "
-        f"± {row['eval/episode_reward_std']:.2f}   length {row['eval/avg_episode_length']:6.1f}"
-        f"   {speed}"
+        f"{rows[0]['steps']:>12,} steps   return {mean(RETURN):9.2f} ± {spread:.2f}   "
+        f"length {mean('eval/avg_episode_length'):6.1f}   {speed}"
     ).rstrip()
+
+
+def _send_video(run: Path, task: Task, reporter: Reporter, display: Display) -> None:
+    """Draws episodes of the best checkpoint for those that a run reports to."""
+    steps, seed = runs.best(run)
+    path = run / "best.gif"
+    try:
+        rollout.write_gif(
+            path,
+            task.environment(),
+            runs.load_policy(run, task, steps=steps, seed=seed),
+            episode_length=task.settings.episode_length,
+            action_repeat=task.settings.action_repeat,
+            wrap_env_fn=task.wrap_env_fn,
+        )
+    except UsageError as error:
+        display.say(f"No video: {error}.")
+        return
+    reporter.video(path, steps)
+
+
+class _Saver:
+    """Writes in a thread, one job after another, while training goes on. To be used with `with`."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self._job: Future[None] | None = None
+
+    def start(self, write: Callable[[], None]) -> None:
+        """Waits for the job before, and raises what it raised."""
+        self.wait()
+        self._job = self._pool.submit(write)
+
+    def wait(self) -> None:
+        job, self._job = self._job, None
+        if job is not None:
+            job.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._pool.shutdown()
+        if kind is None:
+            self.wait()
+
+
+class _Asked:
+    signal = 0
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[_Asked]:
+    """Notes a signal that asks the process to end, instead of obeying; a second one ends it."""
+    asked = _Asked()
+
+    def note(number: int, frame: object) -> None:
+        if asked.signal:
+            os._exit(128 + number)
+        asked.signal = number
+
+    if threading.current_thread() is not threading.main_thread():  # where none can be handled
+        yield asked
+        return
+    names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    # What nohup ignores stays ignored.
+    before = {
+        number: signal.signal(number, note)
+        for number in numbers
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def use_compilation_cache() -> None:

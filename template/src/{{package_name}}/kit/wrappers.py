@@ -3,6 +3,7 @@
 From the template: changes of yours are kept, `copier update` merges new versions in.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,15 @@ RandomizationFn = Callable[[Any], tuple[Any, Any]]
 
 # Entries of `info` that belong to the wrappers here; an environment's own never replace them.
 WRAPPER_INFO = frozenset(
-    {"steps", "truncation", "episode_done", "episode_metrics", "reset_key", "final_obs"}
+    {
+        "steps",
+        "truncation",
+        "episode_done",
+        "episode_metrics",
+        "not_finite",
+        "reset_key",
+        "final_obs",
+    }
 )
 
 
@@ -77,7 +86,8 @@ class EpisodeWrapper(Wrapper):
     `steps` taken in the episode, float32; `truncation`, 1 where the time limit ended it;
     `episode_done`; and `episode_metrics`, sums of the reward (`sum_reward`), the steps (`length`)
     and each metric. Unlike Brax's, it stops repeating an action where the episode ends, and sums
-    the metrics of repeated steps as it does their rewards.
+    the metrics of repeated steps as it does their rewards. Its own is `not_finite`, bool: `step`
+    has given an observation, a reward or a `done` that is NaN or infinite, ever.
     """
 
     def __init__(self, env: Env, episode_length: int, action_repeat: int = 1) -> None:
@@ -97,6 +107,7 @@ class EpisodeWrapper(Wrapper):
                 "sum_reward": jnp.zeros_like(state.reward),
                 "length": zero,
             },
+            "not_finite": jnp.zeros(state.done.shape, bool),
         }
         return state.replace(info={**state.info, **info})
 
@@ -106,6 +117,7 @@ class EpisodeWrapper(Wrapper):
             state = self.env.step(state, action)
         else:
             taken, state = self._repeat(state, action)
+        not_finite = _not_finite((state.obs, state.reward, state.done))
         steps = state.info["steps"] + taken
         time_is_up = steps >= self.episode_length
         done = jnp.where(time_is_up, jnp.ones_like(state.done), state.done)
@@ -125,6 +137,7 @@ class EpisodeWrapper(Wrapper):
             "truncation": jnp.where(time_is_up, 1 - state.done, jnp.zeros_like(state.done)),
             "episode_done": done,
             "episode_metrics": sums,
+            "not_finite": state.info["not_finite"] | not_finite,
         }
         return state.replace(done=done, info=info)
 
@@ -310,6 +323,18 @@ def _as_one_batch(fun: Callable[..., Any], *args: Any) -> Any:
         return out, jax.tree.map(lambda _: True, out)
 
     return call(jaxpr.consts, args)
+
+
+def _not_finite(tree: Any) -> jax.Array:
+    """Whether any number of an environment is NaN or infinite, (batch,) bool."""
+    return functools.reduce(
+        jnp.logical_or,
+        [
+            jnp.any(~jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
+            for x in jax.tree.leaves(tree)
+            if jnp.issubdtype(x.dtype, jnp.inexact)
+        ],
+    )
 
 
 def _resets_at_a_time(batch: int) -> int:

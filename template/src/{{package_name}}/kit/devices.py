@@ -1,0 +1,175 @@
+"""Devices: which of them computes what, on one machine or on several.
+
+From the template: changes of yours are kept, `copier update` merges new versions in.
+
+There is one mesh with one axis. Where several seeds train, their number is divided over it;
+otherwise the environments and the minibatches are.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from brax.envs.base import Env, State, Wrapper
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from .errors import UsageError
+
+AXIS = "devices"
+
+
+def make_mesh(divided: dict[str, int], num_devices: int | None = None) -> Mesh | None:
+    """The devices that a run uses.
+
+    Args:
+      divided: what is divided over the devices, by the name of its setting.
+      num_devices: how many devices; all that JAX sees, on all machines, if None.
+
+    Returns:
+      None for a single device, which needs no mesh.
+
+    Raises:
+      UsageError: there are not so many devices, or a number can't be divided by them.
+    """
+    devices = jax.devices()
+    count = len(devices) if num_devices is None else num_devices
+    if not 1 <= count <= len(devices):
+        raise UsageError(
+            f"--num-devices is {count}, which has to be from 1 to {len(devices)}, "
+            "the devices that JAX sees."
+        )
+    if jax.process_count() > 1 and count != len(devices):
+        raise UsageError("Several processes train on all their devices: leave --num-devices out.")
+    for name, number in divided.items():
+        if number % count:
+            fits = max(n for n in range(1, count) if all(x % n == 0 for x in divided.values()))
+            raise UsageError(
+                f"{name} is {number}, which has to be a multiple of the {count} devices: "
+                f"use {name} {-(-number // count) * count}, or --num-devices {fits}."
+            )
+    return None if count == 1 else Mesh(np.array(devices[:count]), (AXIS,))
+
+
+class ShardedWrapper(Wrapper):
+    """Steps a part of the batch on each device; the devices exchange nothing.
+
+    Args:
+      env: batched.
+      mesh: the devices.
+      batch: the number of environments, a multiple of the devices' number.
+
+    Attributes:
+      specs: how each array of the state is divided.
+    """
+
+    def __init__(self, env: Env, mesh: Mesh, batch: int) -> None:
+        super().__init__(env)
+        self._mesh = mesh
+        # What grows with the batch is divided; what the batch shares is not.
+        smaller, larger = (
+            jax.eval_shape(env.reset, jax.ShapeDtypeStruct((size, 2), jnp.uint32))
+            for size in (batch, 2 * batch)
+        )
+        self.specs = jax.tree.map(
+            lambda x, y: PartitionSpec(AXIS) if x.shape != y.shape else PartitionSpec(),
+            smaller,
+            larger,
+        )
+
+    def reset(self, rng: jax.Array) -> State:
+        return self._divide(self.env.reset, PartitionSpec(AXIS))(rng)
+
+    def step(self, state: State, action: jax.Array) -> State:
+        # Wrappers around this one may have added entries.
+        own = state.replace(
+            metrics={name: state.metrics[name] for name in self.specs.metrics},
+            info={name: state.info[name] for name in self.specs.info},
+        )
+        after = self._divide(self.env.step, self.specs, PartitionSpec(AXIS))(own, action)
+        return after.replace(
+            metrics={**state.metrics, **after.metrics}, info={**state.info, **after.info}
+        )
+
+    def _divide(self, fun: Callable[..., State], *in_specs: Any) -> Callable[..., State]:
+        return jax.shard_map(
+            fun, mesh=self._mesh, in_specs=in_specs, out_specs=self.specs, check_vma=False
+        )
+
+
+def divide_members(fun: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
+    """vmaps over the first axis of the first argument, a part of it on each device."""
+
+    def many(members: Any, *rest: Any) -> Any:
+        return jax.vmap(fun, (0, *(None for _ in rest)))(members, *rest)
+
+    if mesh is None:
+        return many
+
+    def divided(members: Any, *rest: Any) -> Any:
+        specs = (PartitionSpec(AXIS), *(PartitionSpec() for _ in rest))
+        return jax.shard_map(
+            many, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False
+        )(members, *rest)
+
+    return divided
+
+
+# ---- several processes --------------------------------------------------------------------------
+
+
+def join(
+    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+) -> None:
+    """Lets this process train together with others, through `jax.distributed`.
+
+    Args:
+      coordinator: HOST:PORT of the process 0; JAX asks SLURM, Open MPI or Kubernetes if None.
+      num_processes: how many there are.
+      process_id: which one this is.
+
+    Raises:
+      UsageError: JAX was used before, nothing says who the others are, or they can't be reached.
+    """
+    try:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    except (ValueError, RuntimeError) as error:
+        if "before any JAX" in str(error):
+            raise UsageError(
+                "JAX was used before the processes could join: call it in functions alone in "
+                "env.py, encoder.py and config.py, not where modules are imported."
+            ) from None
+        raise UsageError(
+            f"The processes can't join ({str(error).splitlines()[0]}): start them with srun or "
+            "mpirun, or name --coordinator HOST:PORT, --num-processes and --process-id."
+        ) from None
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return jax.process_index() == 0
+
+
+def agree(*numbers: int) -> list[int]:
+    """The largest of each number over all processes."""
+    if jax.process_count() == 1:
+        return list(numbers)
+    everyone = multihost_utils.process_allgather(np.array(numbers, np.int32))
+    return [int(x) for x in np.max(everyone, axis=0)]
+
+
+def fetch(tree: Any, mesh: Mesh | None) -> Any:
+    """Copies arrays to the host, where training does not overwrite them; all processes call it."""
+    if jax.process_count() > 1:
+        assert mesh is not None
+        tree = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
+    return jax.tree.map(lambda x: np.array(without_key_type(x)), tree)
+
+
+def without_key_type(leaf: Any) -> Any:
+    """The data of a typed PRNG key, because files hold plain arrays; other arrays unchanged."""
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.key_data(leaf)
+    return leaf

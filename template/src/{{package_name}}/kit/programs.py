@@ -1,0 +1,165 @@
+"""The programs that a run executes: compiled for all its seeds at once and for all its devices.
+
+From the template: changes of yours are kept, `copier update` merges new versions in.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from . import devices
+from .errors import OutOfMemoryError
+from .ppo import Metrics, PPOConfig, Totals, TrainingState
+from .task import Task
+
+
+class Programs:
+    """`init`, `epoch` and `evaluate` of `kit.ppo`, for a whole run.
+
+    With several seeds each array, of states and of results, has a leading axis for them.
+
+    Args:
+      task: what to train.
+      num_devices: how many devices to use; all if None.
+
+    Attributes:
+      mesh: the devices; None for one.
+      shapes: those of the `TrainingState`.
+      member_shapes: those of the `TrainingState` of one seed.
+
+    Raises:
+      UsageError: PPO can't train this task, or not on so many devices.
+      OutOfMemoryError: `compile` or a program found too little memory.
+    """
+
+    def __init__(self, task: Task, num_devices: int | None = None) -> None:
+        self._config = config = task.settings
+        several = config.num_seeds > 1
+        divided = ("num_seeds",) if several else ("num_envs", "batch_size")
+        self.mesh = mesh = devices.make_mesh(
+            {name: getattr(config, name) for name in divided}, num_devices
+        )
+        ppo = task.make_ppo(None if several else mesh)
+        init, epoch, evaluate = ppo.init, ppo.epoch, ppo.evaluate
+        if several:
+            init_members = devices.divide_members(ppo.init, mesh)
+            epoch = devices.divide_members(ppo.epoch, mesh)
+            evaluate = devices.divide_members(ppo.evaluate, mesh)
+
+            def init(seed: Any) -> TrainingState:
+                return init_members(seed + jnp.arange(config.num_seeds, dtype=jnp.uint32))
+
+        self.member_shapes = jax.eval_shape(ppo.init, np.uint32(config.seed))
+        self.shapes = (
+            jax.eval_shape(init, np.uint32(config.seed)) if several else self.member_shapes
+        )
+        self._placement: Any = None
+        kept: dict[str, Any] = {}
+        result: dict[str, Any] = {}
+        if mesh is not None:
+            everywhere = NamedSharding(mesh, PartitionSpec())
+            if several:
+                self._placement = NamedSharding(mesh, PartitionSpec(devices.AXIS))
+            else:
+                of_envs = jax.tree.map(lambda spec: NamedSharding(mesh, spec), ppo.env_specs)
+                self._placement = self.shapes.replace(
+                    **dict.fromkeys(vars(self.shapes), everywhere)
+                ).replace(env_state=everywhere if ppo.env_specs is None else of_envs)
+            kept = {"out_shardings": (self._placement, everywhere)}
+            result = {"out_shardings": everywhere}
+        self._jitted = {
+            "init": jax.jit(init, out_shardings=self._placement),
+            "epoch": jax.jit(epoch, donate_argnums=0, **kept),
+            "evaluate": jax.jit(evaluate, **result),
+        }
+        self._compiled: dict[str, Any] = {}
+
+    def compile(self) -> None:
+        """Compiles all three side by side; can be interrupted."""
+        state = self.shapes
+        if self.mesh is not None:
+            state = self._place_shapes()
+        arguments: dict[str, tuple[Any, ...]] = {
+            "init": (np.uint32(self._config.seed),),
+            "epoch": (state, np.int32(1)),
+            "evaluate": (state,),
+        }
+        pool = ThreadPoolExecutor(len(arguments))
+        try:
+            # One is traced while others compile already.
+            jobs = {}
+            for name, args in arguments.items():
+                with self._watch_memory(name):
+                    jobs[name] = pool.submit(self._jitted[name].lower(*args).compile)
+            for name, job in jobs.items():
+                with self._watch_memory(name):
+                    self._compiled[name] = job.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def init(self) -> TrainingState:
+        """The state that training starts from."""
+        with self._watch_memory("init"):
+            return jax.block_until_ready(self._compiled["init"](np.uint32(self._config.seed)))
+
+    def place(self, state: TrainingState) -> TrainingState:
+        """Moves a state, read from a file for example, to the devices."""
+        return state if self._placement is None else jax.device_put(state, self._placement)
+
+    def epoch(self, state: TrainingState, updates: int) -> tuple[TrainingState, Totals]:
+        """The state after so many updates, and their sums on the host. Consumes `state`."""
+        with self._watch_memory("epoch"):
+            state, totals = self._compiled["epoch"](state, np.int32(updates))
+            return jax.block_until_ready(state), jax.device_get(totals)
+
+    def evaluate(self, state: TrainingState) -> Metrics:
+        """`eval/...` metrics, on the host."""
+        with self._watch_memory("evaluate"):
+            return jax.device_get(self._compiled["evaluate"](state))
+
+    def fetch(self, state: TrainingState) -> TrainingState:
+        """A copy on the host; all processes have to call it."""
+        return devices.fetch(state, self.mesh)
+
+    def _place_shapes(self) -> TrainingState:
+        def placed(sharding: Any, part: Any) -> Any:
+            return jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), part
+            )
+
+        return jax.tree.map(placed, self._placement, self.shapes)
+
+    @contextlib.contextmanager
+    def _watch_memory(self, program: str) -> Iterator[None]:
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
+                raise
+            name = _what_to_halve(self._config, self.shapes, program)
+            flag = "--" + name.replace("_", "-")
+            raise OutOfMemoryError(
+                f"The device has too little memory for these settings: try half of {flag}, which "
+                f"is {getattr(self._config, name)}."
+            ) from None
+
+
+def _what_to_halve(config: PPOConfig, state: TrainingState, program: str) -> str:
+    """The setting whose arrays take most of the memory."""
+    if config.num_seeds > 1:
+        return "num_seeds"
+    if program == "evaluate":
+        return "num_eval_envs"
+
+    def size(tree: Any) -> int:
+        return sum(x.size * jnp.dtype(jnp.uint32).itemsize for x in jax.tree.leaves(tree))
+
+    per_step = size(state.env_state.obs) / config.num_envs
+    rollouts = per_step * config.batch_size * config.num_minibatches * config.unroll_length
+    return "unroll_length" if rollouts > size(state.env_state) else "num_envs"
