@@ -15,35 +15,30 @@ bounded and checked, links are not followed, and messages escape what a terminal
 
 import contextlib
 import dataclasses
-import hashlib
-import inspect
 import json
 import math
 import os
-import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from brax.envs.base import Env, State
+from brax.envs.base import Env
 from brax.training.agents.ppo.networks import make_inference_fn
 
-from . import files, pytrees
-from .actions import action_space_of
+from . import files, fingerprint, pytrees
 from .errors import UsageError
 from .files import printable, quoted
-from .ppo import PPO, PPOConfig, TrainingState, policy_params
+from .fingerprint import reset_shapes as reset_shapes
+from .ppo import PPOConfig, TrainingState, policy_params
 from .rollout import Policy
 from .task import Task, choose
 
 MAX_CONFIG = 2**20  # bytes
 MAX_METRICS = 2**28
-NAMES = {"python": "Python", "jax": "JAX", "brax": "Brax", "device": "The device"}
 
 # ---- the folder ---------------------------------------------------------------------------------
 
@@ -117,77 +112,9 @@ def lock(run: Path) -> Iterator[None]:
 
 def write_config(run: Path, name: str, task: Task) -> None:
     """Writes config.json; `name` is what `config.py` calls the task."""
-    environment = task.environment()
-    described = {
-        "task": name,
-        "settings": dataclasses.asdict(task.settings),
-        **describe(environment),
-        "networks": digest_of(task.make_ppo()),
-        "versions": versions_of(environment),
-        "device": jax.devices()[0].device_kind,
-    }
-    files.write(run / "config.json", json.dumps(described, indent=2).encode() + b"\n")
-
-
-def describe(environment: Env) -> dict[str, Any]:
-    """Observation shapes, action space and a digest of the source file, as JSON types."""
-    described = {
-        "observation": jax.tree.map(lambda x: x.shape, reset_shapes(environment).obs),
-        "action_space": str(action_space_of(environment)),
-        "source": source_of(environment),
-    }
-    return json.loads(json.dumps(described))
-
-
-def reset_shapes(environment: Env) -> State:
-    """What `reset` returns, as shapes and dtypes."""
-    return jax.eval_shape(environment.reset, jax.ShapeDtypeStruct((2,), np.uint32))
-
-
-def source_of(environment: Env) -> str:
-    """A digest of the file that defines the environment; empty where there is none."""
-    try:
-        source = Path(inspect.getsourcefile(type(environment.unwrapped)) or "").read_bytes()
-    except (OSError, TypeError):
-        return ""
-    return hashlib.sha256(source).hexdigest()
-
-
-def digest_of(ppo: PPO) -> str:
-    """A digest of what the networks compute, whatever their parameters: of their jaxpr.
-
-    A change of the activation leaves all sizes as they are. Jaxprs of two versions of JAX differ.
-    """
-
-    def act(state: TrainingState, obs: Any, key: jax.Array) -> Any:
-        value = ppo.networks.value_network.apply(state.normalizer_params, state.params.value, obs)
-        return value, make_inference_fn(ppo.networks)(policy_params(state))(obs, key)
-
-    state = jax.eval_shape(ppo.init, np.uint32(0))
-    obs = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), state.env_state.obs
-    )
-    jaxpr = jax.make_jaxpr(act)(_policy_alone(state), obs, jax.ShapeDtypeStruct((2,), np.uint32))
-    digest = hashlib.sha256(re.sub("0x[0-9a-f]+", "", str(jaxpr)).encode())  # without addresses
-    for constant in jaxpr.consts:
-        digest.update(np.asarray(pytrees.raw(constant)).tobytes())
-    return digest.hexdigest()
-
-
-def versions_of(environment: Env) -> dict[str, str]:
-    """The versions of what a result depends on."""
-    packages = ["jax", "brax", "flax", "optax"]
-    if _uses_mujoco(environment):
-        packages += ["mujoco", "mujoco-mjx"]
-    versions = {package: metadata.version(package) for package in packages}
-    return {"python": platform.python_version(), **versions}
-
-
-def _uses_mujoco(environment: Env) -> bool:
-    """Whether the state of the environment holds anything of MuJoCo's."""
-    state = reset_shapes(environment)
-    nodes = jax.tree.leaves(state, is_leaf=lambda x: type(x).__module__.startswith("mujoco"))
-    return any(type(node).__module__.startswith("mujoco") for node in nodes)
+    settings = dataclasses.asdict(task.settings)
+    saved = {"task": name, "settings": settings, **fingerprint.describe(task)}
+    files.write(run / "config.json", json.dumps(saved, indent=2).encode() + b"\n")
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -234,6 +161,10 @@ def _refuse_what_no_run_has(saved: Any) -> None:
     unknown = saved["settings"].keys() - {field.name for field in dataclasses.fields(PPOConfig)}
     if unknown:
         raise ValueError(f"there is no setting {min(unknown)}")
+    for name, value in saved["settings"].items():
+        # As a constant of a program JAX would refuse it.
+        if type(value) is int and value >= 2**31 and name not in ("num_timesteps", "seed"):
+            raise ValueError(f"{name} is {value}, which is too large")
     PPOConfig(**saved["settings"])
 
 
@@ -259,7 +190,7 @@ def refuse_other_sizes(run: Path, environment: Env) -> None:
     Raises:
       UsageError: they differ in the shape of observations or in the action space.
     """
-    saved, now = read_config(run), describe(environment)
+    saved, now = read_config(run), fingerprint.sizes(environment)
     for name in ("observation", "action_space"):
         if saved[name] != now[name]:
             raise UsageError(
@@ -269,27 +200,12 @@ def refuse_other_sizes(run: Path, environment: Env) -> None:
 
 
 def changes_since(run: Path, task: Task) -> list[str]:
-    """Sentences about what differs from when the run was started or resumed and keeps all sizes.
+    """Sentences about what has changed since config.json was written and leaves sizes as they are.
 
-    Training goes on all the same, but its result may not be that of an uninterrupted run.
+    Training can go on all the same, but not exactly as it would have.
     """
-    saved, environment = read_config(run), task.environment()
-    before = {**saved["versions"], "device": saved["device"]}
-    now = {**versions_of(environment), "device": jax.devices()[0].device_kind}
-    told = [
-        f"{NAMES.get(what, what)} was {printable(before[what])[:50]} and is {now[what]} now."
-        for what in now
-        if before.get(what, now[what]) != now[what]
-    ]
-    if saved["source"] != source_of(environment):
-        told.append("The file that defines the environment has changed since the run started.")
-    # Two versions of JAX print the same networks differently.
-    if before.get("jax") == now["jax"] and saved["networks"] != digest_of(_ppo_of(saved, task)):
-        told.append(
-            "The networks have changed since the run started: their sizes are the same, but they "
-            "compute something else, as with another activation."
-        )
-    return told
+    saved = read_config(run)
+    return fingerprint.changes(saved, fingerprint.describe(_as_trained(saved, task)))
 
 
 # ---- metrics.jsonl ------------------------------------------------------------------------------
@@ -511,12 +427,12 @@ def load_policy(
     if not isinstance(task, Task):
         _, task = choose(task, saved["task"])
     refuse_other_sizes(run, task.environment())
-    ppo = _ppo_of(saved, task)
+    ppo = _as_trained(saved, task).make_ppo()
     state = load_parameters(run, jax.eval_shape(ppo.init, np.uint32(0)), steps, seed)
     make_policy = make_inference_fn(ppo.networks)
     return jax.jit(make_policy(policy_params(state), deterministic=deterministic))
 
 
-def _ppo_of(saved: Mapping[str, Any], task: Task) -> PPO:
-    """The task's PPO with the settings of the run."""
-    return dataclasses.replace(task, settings=PPOConfig(**saved["settings"])).make_ppo()
+def _as_trained(saved: Mapping[str, Any], task: Task) -> Task:
+    """The task with the settings of the run."""
+    return dataclasses.replace(task, settings=PPOConfig(**saved["settings"]))

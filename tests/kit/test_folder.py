@@ -1,0 +1,716 @@
+"""The run folder without any training: what is written, read and refused, whoever touched it."""
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import itertools
+import json
+import os
+import resource
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from brax.training.agents.ppo import networks as brax_networks
+from flax import linen as nn
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kit import files, fingerprint, pytrees, runs
+from kit.errors import UsageError
+from kit.ppo import TrainingState
+from kit.task import Task
+from toys import SPACES, Toy, toy_task
+
+KIT = Path(runs.__file__).parent
+TASK = toy_task()
+SEVERAL = toy_task(seed=5, num_seeds=3)
+STEPS = (0, 32, 64)
+ODD_NAMES = [
+    "a b",
+    "$(touch x)",
+    "it's; touch x",
+    "-x",
+    "\x1b[31mred",
+    "two\nlines",
+    "\udc80",
+    "[/]",
+]
+
+
+def shapes_of(task: Task) -> TrainingState:
+    return jax.eval_shape(task.make_ppo().init, np.uint32(0))
+
+
+SHAPES = shapes_of(TASK)
+
+
+def state_of(number: int, shapes: TrainingState = SHAPES) -> TrainingState:
+    """A state of random numbers, as a training would have it on the host."""
+    rng = np.random.default_rng(number)
+    return jax.tree.map(lambda x: (9 * rng.random(x.shape)).astype(x.dtype), shapes)
+
+
+def row(steps: int, value: float, seed: int = 0, **others: Any) -> dict[str, float]:
+    return {"steps": steps, "seed": seed, "eval/episode_reward": value, **others}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run of one seed, which was best in the middle."""
+    run = runs.make_folder(tmp_path / "run")
+    runs.write_config(run, "task", TASK)
+    for steps, value in zip(STEPS, (-3.0, -1.0, -2.0), strict=True):
+        runs.append_metrics(run, [row(steps, value)])
+        runs.save_checkpoint(run, state_of(steps), steps)
+        runs.save_resume(run, state_of(steps))
+    return run
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Path:
+    """A run of the seeds 5, 6 and 7: the best is 6 at 32 steps, and 5 at 64."""
+    run = runs.make_folder(tmp_path / "several")
+    runs.write_config(run, "task", SEVERAL)
+    returns = {0: (1.0, 1.0, 1.0), 32: (2.0, 9.0, 2.0), 64: (7.0, 5.0, 6.0)}
+    for steps, values in returns.items():
+        runs.append_metrics(run, [row(steps, v, 5 + i) for i, v in enumerate(values)])
+        members = [state_of(steps + i) for i in range(3)]
+        runs.save_checkpoint(run, jax.tree.map(lambda *x: np.stack(x), *members), steps)
+    return run
+
+
+def refused(function: Callable[..., Any], *args: Any, **options: Any) -> str:
+    """The sentence of a UsageError: one line, of which a terminal obeys nothing."""
+    with pytest.raises(UsageError) as error:
+        function(*args, **options)
+    sentence = str(error.value)
+    assert sentence.isprintable(), sentence
+    assert len(sentence) < 1000
+    assert sentence.endswith(".")
+    return sentence
+
+
+def same(a: Any, b: Any) -> None:
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@contextlib.contextmanager
+def full_disk(left: int) -> Iterator[None]:
+    """No file can grow beyond `left` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (left, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+# ---- names --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_pasted_path_names_the_path_and_runs_nothing(name: str, tmp_path: Path) -> None:
+    word = files.quoted(Path(name))
+    assert word.isprintable()
+    echo = ["bash", "-c", f"printf %s {word}"]
+    said = subprocess.run(echo, cwd=tmp_path, capture_output=True, check=True).stdout
+    assert os.path.normpath(said) == os.fsencode(name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["\x1b[31mred", "two\nlines", "\udc80", "bell\a", "\u202eright"])
+def test_no_message_lets_a_folder_name_reach_the_terminal(name: str, tmp_path: Path) -> None:
+    run = tmp_path / name
+    refused(runs.read_config, run)
+    refused(runs.lock(run).__enter__)
+    run.mkdir()
+    (run / "config.json").write_text("{}")
+    assert "--resume" in refused(runs.make_folder, run)
+    refused(runs.read_config, run)
+    assert "there is" in refused(runs.read_config, tmp_path / "another")
+    runs.write_config(run, "task", TASK)
+    refused(runs.load_parameters, run, SHAPES)
+    refused(runs.best, run)
+    runs.save_checkpoint(run, state_of(0), 0)
+    refused(runs.load_resume, run, SHAPES)
+    refused(runs.load_parameters, run, SHAPES, steps=1)
+    refused(runs.load_parameters, run, SHAPES, seed=1)
+    refused(runs.load_policy, run, toy_task(SPACES["discrete"]))
+    (run / "resume.msgpack").write_bytes(b"")
+    refused(runs.load_resume, run, SHAPES)
+    with runs.lock(run):
+        refused(runs.lock(run).__enter__)
+
+
+# ---- the folder ---------------------------------------------------------------------------------
+
+
+def test_runs_of_the_same_second_get_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = [runs.make_folder() for _ in range(20)]
+    assert len(set(made)) == 20
+    assert all(path.is_dir() and path.parent == Path("runs") for path in made)
+
+
+def test_a_folder_that_holds_something_is_refused(run: Path, tmp_path: Path) -> None:
+    assert f"continue with --resume {run}" in refused(runs.make_folder, run)
+    (tmp_path / "empty").mkdir()
+    assert runs.make_folder(tmp_path / "empty") == tmp_path / "empty"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    assert "--resume" not in refused(runs.make_folder, tmp_path / "other")
+    # What a run leaves that was killed right after it locked its folder.
+    with runs.lock(tmp_path / "empty"):
+        pass
+    runs.make_folder(tmp_path / "empty")
+
+
+def test_where_no_folder_can_be_made_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "nowhere").symlink_to(tmp_path / "missing")
+    assert "Not a directory" in refused(runs.make_folder, tmp_path / "file")
+    assert "Not a directory" in refused(runs.make_folder, tmp_path / "file" / "run")
+    refused(runs.make_folder, tmp_path / "nowhere")
+    assert "name too long" in refused(runs.make_folder, tmp_path / ("x" * 300))
+    assert runs.make_folder(tmp_path / "a" / "b" / "c").is_dir()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").symlink_to(tmp_path / "missing")
+    refused(runs.make_folder)
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(errno.EROFS, "Read-only file system"), "(Read-only file system)"),
+        (OSError(9999, "Unknown error 9999"), "(Unknown error 9999)"),
+        (OSError("a reason without a number"), "(a reason without a number)"),
+        (OSError(), "(OSError)"),
+    ],
+    ids=str,
+)
+def test_why_a_folder_can_t_be_used_is_told(
+    error: OSError, sentence: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: Any, **options: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(Path, "mkdir", fails)
+    assert sentence in refused(runs.make_folder, tmp_path / "new")
+    assert sentence in refused(runs.make_folder)
+    monkeypatch.setattr(os, "open", fails)
+    assert sentence in refused(runs.lock(run).__enter__)
+    assert sentence in refused(runs.read_config, run)
+    assert sentence in refused(runs.load_parameters, run, SHAPES)
+
+
+def test_one_process_at_a_time_and_a_killed_one_leaves_no_lock(run: Path) -> None:
+    script = f"""
+import sys, time, types
+sys.modules["kit"] = types.ModuleType("kit")  # without importing all of JAX
+sys.modules["kit"].__path__ = [{str(KIT)!r}]
+from pathlib import Path
+from kit import files
+with files.lock(Path({str(run / ".lock")!r})) as free:
+    print(free, flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"True\n"
+        with pytest.raises(UsageError, match="Another process is training in"), runs.lock(run):
+            pass
+        holder.send_signal(signal.SIGKILL)
+    with runs.lock(run):
+        pass
+    with runs.lock(run):
+        pass
+
+
+def test_an_error_inside_the_lock_is_passed_on_as_it_is(run: Path) -> None:
+    error = OSError(errno.ENOSPC, "No space left on device", "elsewhere")
+    with pytest.raises(OSError, match="elsewhere") as raised, runs.lock(run):
+        raise error
+    assert raised.value is error
+
+
+def test_without_locks_a_run_is_not_locked(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*args: Any) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    for module in (None, type("fcntl", (), {"flock": unsupported, "LOCK_EX": 2, "LOCK_NB": 4})):
+        monkeypatch.setattr(files, "fcntl", module)
+        with runs.lock(run), runs.lock(run):
+            pass
+
+
+# ---- writing ------------------------------------------------------------------------------------
+
+WRITES: dict[str, Callable[[Path], None]] = {
+    "config.json": lambda run: runs.write_config(run, "task", TASK),
+    "metrics.jsonl": lambda run: runs.forget_after(run, 64),
+    "resume.msgpack": lambda run: runs.save_resume(run, state_of(1)),
+    "checkpoints/000000000064.msgpack": lambda run: runs.save_checkpoint(run, state_of(1), 64),
+}
+
+
+@pytest.mark.parametrize("end", ["", ".part"])
+@pytest.mark.parametrize("name", WRITES)
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_no_write_lands_outside(name: str, end: str, link: Any, run: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text('{"mine": 1}')
+    path = run / f"{name}{end}"
+    path.unlink(missing_ok=True)
+    link(outside, path)
+    with contextlib.suppress(UsageError):  # refusing to read a link is as good
+        WRITES[name](run)
+    assert outside.read_text() == '{"mine": 1}'
+
+
+def test_no_append_lands_outside(run: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    (run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").symlink_to(outside)
+    assert "is a link" in refused(runs.append_metrics, run, [row(96, 0.0)])
+    assert outside.read_text() == "mine"
+
+
+def test_checkpoints_elsewhere_are_neither_written_nor_deleted(run: Path, tmp_path: Path) -> None:
+    (run / "checkpoints").rename(tmp_path / "elsewhere")
+    (run / "checkpoints").symlink_to(tmp_path / "elsewhere")
+    refused(runs.save_checkpoint, run, state_of(1), 96)
+    refused(runs.keep, run, 1)
+    assert len(list((tmp_path / "elsewhere").iterdir())) == 3
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_a_full_disk_keeps_what_there_was(name: str, run: Path) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with full_disk(20), pytest.raises(OSError, match="File too large") as error:
+        WRITES[name](run)
+    assert error.value.filename == str(run / name)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_full_disk_tears_no_line_of_metrics(run: Path) -> None:
+    before = (run / "metrics.jsonl").read_bytes()
+    with full_disk(len(before) + 30), pytest.raises(OSError, match="File too large"):
+        runs.append_metrics(run, [row(96, 0.0), row(96, 0.0, seed=1)])
+    assert (run / "metrics.jsonl").read_bytes() == before
+    runs.append_metrics(run, [row(96, 0.0)])
+    assert [r["steps"] for r in runs.read_metrics(run)] == [*STEPS, 96]
+
+
+def test_others_may_read_a_run_as_the_umask_says(run: Path) -> None:
+    mode = (run / "config.json").stat().st_mode
+    (run / "plain").touch()
+    assert mode == (run / "plain").stat().st_mode
+
+
+# ---- reading what no run has --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "resume.msgpack", "checkpoint"])
+def test_what_is_no_file_is_refused_at_once(name: str, run: Path) -> None:
+    path = run / name if name != "checkpoint" else runs.checkpoints(run)[64]
+
+    def read() -> None:
+        runs.read_metrics(run)
+        runs.load_resume(run, SHAPES)
+        runs.load_parameters(run, SHAPES)
+
+    path.rename(run / "kept")
+    for make in (
+        lambda: path.symlink_to("/dev/zero"),
+        lambda: path.symlink_to(run / "kept"),
+        lambda: path.symlink_to(path),
+        lambda: os.mkfifo(path),
+    ):
+        make()
+        assert "is a link, a folder or a device" in refused(read)
+        path.unlink()
+    with path.open("wb") as file:
+        file.truncate(2**40)  # takes no room on the disk
+    assert "1,099,511,627,776 bytes" in refused(read)
+
+
+def test_stray_files_are_no_checkpoints(run: Path) -> None:
+    for name in (
+        "best.msgpack",
+        "._000000000032.msgpack",
+        "32.msgpack",
+        "x",
+        "٣٢٣٢٣٢٣٢٣٢٣٢.msgpack",
+    ):
+        (run / "checkpoints" / name).write_bytes(b"stray")
+    (run / "checkpoints" / "000000000128.msgpack").mkdir()
+    (run / "checkpoints" / f"{'9' * 30}.msgpack").touch()
+    assert list(runs.checkpoints(run)) == list(STEPS)
+    runs.load_parameters(run, SHAPES)
+    runs.keep(run, 1)
+    assert (run / "checkpoints" / "best.msgpack").exists()
+
+
+# ---- config.json --------------------------------------------------------------------------------
+
+
+def edit(run: Path, change: Callable[[Any], Any]) -> None:
+    saved = json.loads((run / "config.json").read_text())
+    change(saved)
+    (run / "config.json").write_text(json.dumps(saved))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda saved: saved["settings"].update(num_envs=3), "num_envs is 3"),
+        (lambda saved: saved["settings"].update(shell="rm"), "there is no setting shell"),
+        (lambda saved: saved["settings"].pop("episode_length"), "episode_length"),
+        (lambda saved: saved["settings"].update(episode_length=10**8), "episode_length"),
+        (lambda saved: saved["settings"].update(learning_rate=float("nan")), "learning_rate"),
+        (lambda saved: saved["settings"].update(seed=10**400), "more than 19 digits"),
+        (lambda saved: saved.update(task={"class": "x"}), "task is not a string"),
+        (lambda saved: saved.pop("settings"), "settings is not an object"),
+        (lambda saved: saved.update(observation="\x1b[31m"), "observation is neither"),
+        (lambda saved: saved.update(versions=[]), "versions is not an object"),
+    ],
+)
+def test_what_is_wrong_with_config_json_is_told(run: Path, change: Any, sentence: str) -> None:
+    edit(run, change)
+    said = refused(runs.load_policy, run, TASK)
+    assert sentence in said
+    assert "config.json is damaged" in said
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"", b"{", b"null", b"NaN", b"1" * 5000, b"[" * 100_000, b'{"a":' * 100_000),
+        *("{}".encode("utf-16"), b"\xef\xbb\xbf{}", b"\xff\xfe\x00", b'"\xe9"', b"\0" * 512),
+        b" " * 2_000_000,
+    ],
+    ids=str,
+)
+def test_a_config_that_is_not_json_is_one_sentence(run: Path, data: bytes) -> None:
+    (run / "config.json").write_bytes(data)
+    refused(runs.read_config, run)
+
+
+SAVED = {
+    "task": "task",
+    "settings": dataclasses.asdict(TASK.settings),
+    **fingerprint.describe(TASK),
+}
+PLACES = [(key,) for key in SAVED] + [
+    (key, inner) for key in ("settings", "versions") for inner in SAVED[key]
+]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=5,
+)
+LARGE = st.sampled_from([10**7, 10**8, 10**18, 10**30, 1e300, -1, 0, 2**31, 2**32])
+
+
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(place=st.sampled_from(PLACES), value=JSON | LARGE)
+def test_any_edit_of_config_json_is_read_or_told(
+    place: tuple[str, ...], value: Any, tmp_path: Path
+) -> None:
+    saved = json.loads(json.dumps(SAVED))
+    inner = saved
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    said = ""
+    try:
+        runs.read_config(tmp_path)
+        runs.refuse_other_sizes(tmp_path, Toy())
+        assert all(told.isprintable() for told in runs.changes_since(tmp_path, TASK))
+        runs.load_policy(tmp_path, {"task": TASK})
+    except UsageError as error:
+        said = str(error)
+    assert said.isprintable()
+    assert len(said) < 1000
+
+
+def test_what_differs_from_the_saved_run_is_said(run: Path) -> None:
+    said = refused(runs.load_policy, run, toy_task(SPACES["discrete"]))
+    assert "action_space Continuous(size=2), but the environment has Discrete(size=3) now" in said
+    said = refused(runs.load_policy, run, toy_task(observe=lambda x: jnp.stack([x, x, x])))
+    assert "observation [2], but the environment has [3]" in said
+    wider = dataclasses.replace(TASK.network_factory, policy_hidden_layer_sizes=(9,))
+    said = refused(runs.load_policy, run, dataclasses.replace(TASK, network_factory=wider))
+    assert "params.policy" in said
+    assert "is float32[8] there, but float32[9] now" in said
+
+
+def networks(activation: Any) -> Callable[..., Any]:
+    def make(*args: Any, **options: Any) -> Any:
+        sizes = {f"{head}_hidden_layer_sizes": (8,) for head in ("policy", "value")}
+        return brax_networks.make_ppo_networks(*args, **options, **sizes, activation=activation)
+
+    return make
+
+
+@pytest.mark.parametrize("other", [nn.tanh, lambda x: nn.leaky_relu(x, 0.02)])
+def test_another_activation_is_said(other: Any, tmp_path: Path) -> None:
+    leaky = dataclasses.replace(TASK, network_factory=networks(nn.leaky_relu))
+    runs.write_config(tmp_path, "task", leaky)
+    again = dataclasses.replace(TASK, network_factory=networks(nn.leaky_relu))
+    assert runs.changes_since(tmp_path, again) == []
+    changed = dataclasses.replace(TASK, network_factory=networks(other))
+    (said,) = runs.changes_since(tmp_path, changed)
+    assert "The networks have changed since the run started" in said
+
+
+def test_other_versions_and_another_environment_are_said(run: Path) -> None:
+    assert runs.changes_since(run, TASK) == []
+    edit(run, lambda saved: saved["versions"].update(jax="0.10.0\x1b[31m", networks="another"))
+    edit(run, lambda saved: saved.update(source="another", device="Babbage"))
+    jax_said, device, source = runs.changes_since(run, TASK)
+    assert jax_said == rf"JAX was 0.10.0\x1b[31m and is {jax.__version__} now."
+    assert "Babbage" in device
+    assert source == "The file that defines the environment has changed since the run started."
+
+
+def test_where_a_function_lies_in_memory_makes_no_difference(tmp_path: Path) -> None:
+    """The jaxpr of a function with a derivative of its own names its address."""
+
+    def task() -> Task:
+        activation = jax.custom_jvp(lambda x: x * 2)
+        activation.defjvp(lambda x, dx: (x[0] * 2, dx[0] * 2))
+        return dataclasses.replace(TASK, network_factory=networks(activation))
+
+    first = task()
+    runs.write_config(tmp_path, "task", first)
+    assert runs.changes_since(tmp_path, task()) == []
+
+
+# ---- metrics.jsonl ------------------------------------------------------------------------------
+
+
+def test_lines_that_are_no_rows_are_left_out(run: Path) -> None:
+    whole = runs.read_metrics(run)
+    path = run / "metrics.jsonl"
+    odd: list[dict[str, Any]] = [{"seed": None}, {"steps": 1.5}, {"steps": True}, {"x": "y"}]
+    path.write_bytes(
+        path.read_bytes()
+        + b'null\n3\n[1]\n"steps"\n\n{}\n{"steps": 96}\n{"steps": "96", "seed": 0}\n\xff\xfe\n'
+        + b"[" * 100_000
+        + b"\n"
+        + b"".join(json.dumps(row(96, 0.0) | change).encode() + b"\n" for change in odd)
+        + b'{"steps": 1e999, "seed": 0, "eval/episode_reward": 1}\n'
+        + b'{"steps": 96, "seed": 0, "eval/episode_reward": %s}\n' % (b"1" * 400)
+        + b'{"steps": 96, "seed": 0, "eval/epi'
+    )
+    assert runs.read_metrics(run) == whole
+    runs.append_metrics(run, [row(96, 0.5)])
+    assert runs.read_metrics(run) == [*whole, row(96, 0.5)]
+
+
+def test_rows_after_the_state_to_go_on_from_are_forgotten(run: Path) -> None:
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"torn": ')
+    runs.forget_after(run, 32)
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["steps"] for line in lines] == [0, 32]
+
+
+def test_a_run_without_metrics_has_no_rows(tmp_path: Path) -> None:
+    assert runs.read_metrics(tmp_path) == []
+    runs.append_metrics(tmp_path, [row(0, 0.0, seed=s) for s in range(3)])
+    assert [r["seed"] for r in runs.read_metrics(tmp_path)] == [0, 1, 2]
+
+
+# ---- checkpoints --------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_holds_the_policy_alone_and_resume_all(run: Path) -> None:
+    restored = runs.load_resume(run, SHAPES)
+    same(restored, state_of(64))
+    for steps in STEPS:
+        loaded = runs.load_parameters(run, SHAPES, steps)
+        same((loaded.params, loaded.normalizer_params), _policy(state_of(steps)))
+        assert (loaded.key, loaded.env_state) == (None, None)
+    same(runs.load_parameters(run, SHAPES).params, state_of(64).params)
+    resume = flax.serialization.msgpack_restore((run / "resume.msgpack").read_bytes()[32:])
+    newest = flax.serialization.msgpack_restore(runs.checkpoints(run)[64].read_bytes()[32:])
+    assert newest.keys() < resume.keys()
+    assert {key.split(".")[1].split("[")[0] for key in newest} == {"params", "normalizer_params"}
+
+
+def _policy(state: TrainingState) -> Any:
+    return state.params, state.normalizer_params
+
+
+def test_a_typed_key_is_saved_and_read(run: Path) -> None:
+    task = dataclasses.replace(TASK, environment=lambda: Toy(key=jax.random.wrap_key_data))
+    shapes = shapes_of(task)
+    raw = jax.tree.map(lambda x: jax.eval_shape(pytrees.raw, x), shapes)
+    state = jax.tree.map(
+        lambda like, x: jax.random.wrap_key_data(x) if like.dtype != x.dtype else x,
+        shapes,
+        state_of(1, raw),
+    )
+    runs.save_resume(run, state)
+    restored = runs.load_resume(run, shapes)
+    assert restored is not None
+    assert jax.tree.map(lambda x: x.dtype, restored) == jax.tree.map(lambda x: x.dtype, state)
+    same(jax.tree.map(pytrees.raw, restored), jax.tree.map(pytrees.raw, state))
+
+
+def damages(data: bytes) -> Iterator[bytes]:
+    rng = np.random.default_rng(0)
+    for position in rng.integers(len(data), size=60):
+        flipped = data[position] ^ (1 << rng.integers(8))
+        yield data[:position] + bytes([flipped]) + data[position + 1 :]
+        yield data[:position]
+        if any(data[position : position + 64]):
+            zeros = bytes(len(data[position : position + 64]))
+            yield data[:position] + zeros + data[position + 64 :]
+    yield data + b"\0"
+
+
+def test_any_damage_is_told_with_what_to_do(run: Path) -> None:
+    newest, oldest = runs.checkpoints(run)[64], runs.checkpoints(run)[0]
+    for path, load, remedy in (
+        (newest, lambda: runs.load_parameters(run, SHAPES), "delete it to use the one before"),
+        (oldest, lambda: runs.load_parameters(run, SHAPES, 0), "train again"),
+        (run / "resume.msgpack", lambda: runs.load_resume(run, SHAPES), f"--init-from {run}"),
+    ):
+        whole = path.read_bytes()
+        for damaged in damages(whole):
+            path.write_bytes(damaged)
+            said = refused(load)
+            assert f"{path} is damaged (its checksum is wrong): " in said
+            assert remedy in said
+        path.write_bytes(whole)
+        load()
+    newest.unlink()
+    same(runs.load_parameters(run, SHAPES).params, state_of(32).params)
+
+
+@pytest.mark.parametrize("content", [[], [1, 2], 3, None, "text", {}], ids=str)
+def test_a_checkpoint_without_arrays_is_refused(content: Any, run: Path) -> None:
+    refuse_content(run, flax.serialization.msgpack_serialize(content))
+
+
+@pytest.mark.parametrize(
+    "value", [[1, 2], 3, "x", None, {}, np.float32(3), np.zeros((), complex), np.zeros(9)], ids=str
+)
+def test_a_checkpoint_with_something_else_for_an_array_is_refused(value: Any, run: Path) -> None:
+    arrays = flax.serialization.msgpack_restore(runs.checkpoints(run)[64].read_bytes()[32:])
+    arrays[next(iter(arrays))] = value
+    refuse_content(run, flax.serialization.msgpack_serialize(arrays))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\xc1", b"\xdd\xff\xff\xff\xff", b"\x91" * 100_000, b"\xc7\x03\x01\x93\x00\x00"],
+    ids=lambda data: data[:5].hex(),
+)
+def test_a_checkpoint_that_is_not_msgpack_is_refused(data: bytes, run: Path) -> None:
+    refuse_content(run, data)
+
+
+def refuse_content(run: Path, data: bytes) -> None:
+    runs.checkpoints(run)[64].write_bytes(hashlib.sha256(data).digest() + data)
+    refused(runs.load_parameters, run, SHAPES)
+
+
+def test_a_run_that_stopped_before_it_saved_starts_from_its_seed(run: Path) -> None:
+    (run / "resume.msgpack").unlink()
+    said = refused(runs.load_resume, run, SHAPES)
+    assert "no resume.msgpack to go on from" in said
+    assert f"--init-from {shlex.quote(str(run))}" in said
+    for path in runs.checkpoints(run).values():
+        path.unlink()
+    assert runs.load_resume(run, SHAPES) is None
+    assert "has no checkpoint" in refused(runs.load_policy, run, TASK)
+    assert "is not the folder of a run" in refused(runs.load_resume, run.parent, SHAPES)
+
+
+def test_a_checkpoint_that_is_not_there_is_told(run: Path) -> None:
+    assert "it has: 0, 32, 64" in refused(runs.load_parameters, run, SHAPES, 33)
+    assert "it has: 0, 32, 64" in refused(runs.best, run, 33)
+
+
+# ---- the best, and those to keep ----------------------------------------------------------------
+
+
+def test_the_best_is_the_one_with_the_highest_return(run: Path) -> None:
+    assert runs.best(run) == (32, 0)
+    runs.checkpoints(run)[32].unlink()
+    assert runs.best(run) == (64, 0)
+    assert runs.best(run, 0) == (0, 0)
+    runs.append_metrics(run, [row(64, float("nan")), row(0, 99.0, seed=1)])
+    assert runs.best(run) == (64, 0)
+    (run / "metrics.jsonl").unlink()
+    assert runs.best(run) == (64, 0)
+
+
+@pytest.mark.parametrize(("newest", "left"), [(1, [32, 64]), (2, [32, 64]), (3, [0, 32, 64])])
+def test_the_newest_and_the_best_are_kept(newest: int, left: list[int], run: Path) -> None:
+    runs.keep(run, newest)
+    assert list(runs.checkpoints(run)) == left
+
+
+def test_the_best_on_average_is_kept(several: Path) -> None:
+    """32 steps has the best seed, 64 the best average; 0 was the best on a seed of no one's."""
+    runs.append_metrics(several, [row(0, 99.0, seed=8)])
+    runs.save_checkpoint(several, state_of(1), 96)
+    runs.keep(several, 1)
+    assert list(runs.checkpoints(several)) == [64, 96]
+
+
+def test_without_metrics_the_newest_are_kept(run: Path) -> None:
+    (run / "metrics.jsonl").unlink()
+    runs.keep(run, 2)
+    assert list(runs.checkpoints(run)) == [32, 64]
+
+
+# ---- several seeds ------------------------------------------------------------------------------
+
+
+def test_each_seed_is_loaded_and_the_best_by_default(several: Path) -> None:
+    for steps, seed in itertools.product(STEPS, (5, 6, 7)):
+        loaded = runs.load_parameters(several, SHAPES, steps, seed)
+        same(_policy(loaded), _policy(state_of(steps + seed - 5)))
+    assert runs.best(several) == (32, 6)
+    assert runs.best(several, 64) == (64, 5)
+    same(runs.load_parameters(several, SHAPES).params, state_of(64).params)
+    same(runs.load_parameters(several, SHAPES, 32).params, state_of(33).params)
+    assert "has no seed 4; it has: 5 to 7" in refused(runs.load_parameters, several, SHAPES, seed=4)
+
+
+def test_the_policy_of_a_seed_acts_as_its_parameters_say(several: Path) -> None:
+    obs, key = jnp.ones((4, 2)), jax.random.PRNGKey(0)
+    ppo = SEVERAL.make_ppo()
+    make_policy = brax_networks.make_inference_fn(ppo.networks)
+    for seed, number in ((7, 66), (None, 64)):
+        state = state_of(number)
+        params = (state.normalizer_params, state.params.policy, state.params.value)
+        policy = runs.load_policy(several, {"task": SEVERAL}, seed=seed)
+        same(policy(obs, key)[0], jax.jit(make_policy(params, deterministic=True))(obs, key)[0])
+    assert "has no seed 0; it has: 5 to 7" in refused(runs.load_policy, several, SEVERAL, seed=0)
+    edit(several, lambda saved: saved["settings"].update(num_seeds=2))
+    assert "does not fit" in refused(runs.load_policy, several, SEVERAL)
