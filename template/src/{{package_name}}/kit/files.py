@@ -132,21 +132,19 @@ def lock(path: Path) -> Iterator[bool]:
 
 def _open(path: Path, flags: int, buffering: int = -1) -> BinaryIO:
     """Opens a regular file; raises UsageError if `path` is something else."""
+    refusal = UsageError(
+        f"{printable(path)} is a link, a folder or a device, where a run has a plain file: "
+        "replace it by one, or remove it."
+    )
     try:
         descriptor = os.open(path, flags | SAFELY, 0o666)
     except OSError:
-        if not path.is_symlink():
-            raise
-        regular = False
-    else:
-        regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
-        if not regular:
-            os.close(descriptor)
-    if not regular:
-        raise UsageError(
-            f"{printable(path)} is a link, a folder or a device, where a run has a plain file: "
-            "replace it by one, or remove it."
-        )
+        if path.is_symlink():
+            raise refusal from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise refusal
     mode = {os.O_RDONLY: "rb", os.O_WRONLY: "wb"}.get(flags & (os.O_WRONLY | os.O_RDWR), "r+b")
     return cast(BinaryIO, open(descriptor, mode, buffering))
 

@@ -45,14 +45,15 @@ def load(path: Path, target: Tree, remedy: str) -> Tree:
     Raises:
       UsageError: the file can't be read, is damaged, or its shapes are not those of `target`.
     """
-    expected_arrays = [jax.eval_shape(raw, leaf) for leaf in jax.tree.leaves(target)]
-    size = sum(array.size * array.dtype.itemsize for array in expected_arrays)
+    arrays_now = [_raw_shape(leaf) for leaf in jax.tree.leaves(target)]
+    size = sum(array.size * array.dtype.itemsize for array in arrays_now)
     data = files.read(path, size + SLACK)
     damaged = f"{printable(path)} is damaged ({{}}): {remedy}."
-    if hashlib.sha256(data[DIGEST:]).digest() != data[:DIGEST]:
+    digest, rest = data[:DIGEST], data[DIGEST:]
+    if hashlib.sha256(rest).digest() != digest:
         raise UsageError(damaged.format("its checksum is wrong"))
     try:
-        arrays = flax.serialization.msgpack_restore(data[DIGEST:])
+        arrays = flax.serialization.msgpack_restore(rest)
     except Exception as error:  # whatever a file that `save` did not write makes msgpack raise
         raise UsageError(damaged.format(printable(error)[:200])) from None
     if not isinstance(arrays, dict):
@@ -61,7 +62,7 @@ def load(path: Path, target: Tree, remedy: str) -> Tree:
     def restore(key_path: Any, leaf: Any) -> Any:
         name = jax.tree_util.keystr(key_path)
         array: Any = arrays.get(name)
-        expected = jax.eval_shape(raw, leaf)
+        expected = _raw_shape(leaf)
         there = (
             f"is {array.dtype}{list(array.shape)}" if isinstance(array, np.ndarray) else "is not"
         )
@@ -72,7 +73,7 @@ def load(path: Path, target: Tree, remedy: str) -> Tree:
                 "now. The environment, the networks or their settings have changed: undo the "
                 "change, or train again."
             )
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if _is_key(leaf):
             return jax.random.wrap_key_data(array, impl=_key_impl(leaf))
         return array
 
@@ -81,9 +82,15 @@ def load(path: Path, target: Tree, remedy: str) -> Tree:
 
 def raw(leaf: Any) -> Any:
     """The data of a typed PRNG key, because files hold plain arrays; other arrays unchanged."""
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.key_data(leaf)
-    return leaf
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _raw_shape(leaf: Any) -> Any:
+    return jax.eval_shape(raw, leaf) if _is_key(leaf) else leaf
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _key_impl(key: Any) -> Any:

@@ -145,13 +145,10 @@ def read_config(run: Path) -> dict[str, Any]:
 def _refuse_what_no_run_has(saved: Any) -> None:
     if not isinstance(saved, dict):
         raise TypeError("it is not an object")
-    for name, kind, what in (
-        *((name, str, "a string") for name in ("task", "action_space", "source", "networks")),
-        *((name, dict, "an object") for name in ("settings", "versions")),
-        ("device", str, "a string"),
-    ):
+    strings = ("task", "action_space", "source", "networks", "device")
+    for name, kind in {**dict.fromkeys(strings, str), "settings": dict, "versions": dict}.items():
         if not isinstance(saved.get(name), kind):
-            raise TypeError(f"{name} is not {what}")
+            raise TypeError(f"{name} is not {'a string' if kind is str else 'an object'}")
     shapes = saved.get("observation")
     for shape in shapes.values() if isinstance(shapes, dict) else [shapes]:
         if not isinstance(shape, list) or any(type(size) is not int for size in shape):
