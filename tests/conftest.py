@@ -1,16 +1,25 @@
 """Shared by all tests: a copy of the template that stays the same, and projects created from it."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 from projects import Render, copy, snapshot
 from versions import GIT, Versions, commit
 
 collect_ignore = ["golden"]  # projects, whose tests run elsewhere
+
+# Hundreds of small programs are compiled here and run for moments: don't work hard on them. XLA
+# reads its flags once; the projects that other tests run are to be compiled as always.
+if "XLA_FLAGS" not in os.environ:
+    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    jax.jit(lambda: 0)()
+    del os.environ["XLA_FLAGS"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -189,7 +189,7 @@ def test_each_seed_randomises_its_own_systems_as_it_would_alone() -> None:
 
 def test_members_may_differ_in_their_numeric_settings() -> None:
     ppo = toy_task().make_ppo()
-    learning_rates = np.float32([1e-3, 1e-2])
+    learning_rates = np.array([1e-3, 1e-2], np.float32)
     given = HyperParameters.of(TINY)
     many = jax.tree.map(lambda x: np.repeat(x, 2), given).replace(learning_rate=learning_rates)
     states = jax.jit(jax.vmap(ppo.init))(np.zeros(2, np.uint32), many)

@@ -5,7 +5,6 @@ import errno
 import io
 import json
 import os
-import shlex
 import subprocess
 import sys
 import types
@@ -21,6 +20,7 @@ from brax.training.agents.ppo import networks as brax_networks
 from brax.training.agents.ppo.networks import make_inference_fn
 from kit import cli, runs
 from kit.errors import TrainingDivergedError, UsageError
+from kit.networks import make_network_factory
 from kit.ppo import policy_params
 from kit.task import Task
 from kit.train import train
@@ -43,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def copy_of(run: Path, target: Path) -> Path:
     (target / "checkpoints").mkdir(parents=True)
-    for path in [*run.glob("*.json*"), *run.glob("checkpoints/*")]:
+    for path in [*run.glob("*.json*"), run / "resume.msgpack", *run.glob("checkpoints/*")]:
         (target / path.relative_to(run)).write_bytes(path.read_bytes())
     return target
 
@@ -77,6 +77,8 @@ def test_settings_metrics_checkpoints_and_a_curve(run: Path) -> None:
     # Nothing was trained before the first evaluation.
     assert not any(name.startswith("training/") for name in rows[0])
     assert {"training/sps", "training/total_loss", "eval/episode_distance"} <= rows[1].keys()
+    assert {"training/episode_reward", "training/episode_distance"} <= rows[2].keys()
+    assert {row["seed"] for row in rows} == {0}
 
 
 def test_all_episodes_cut_off_is_said(tmp_path: Path) -> None:
@@ -129,8 +131,8 @@ def test_a_typed_key_in_the_state_is_saved_and_resumed(tmp_path: Path) -> None:
     quietly(task(32), run_dir=tmp_path / "part")
     quietly(task(64), run_dir=tmp_path / "part", resume=True)
     quietly(task(64), run_dir=tmp_path / "whole")
-    newest = [max(runs.checkpoints(tmp_path / r).values()) for r in ("part", "whole")]
-    assert newest[0].read_bytes() == newest[1].read_bytes()
+    newest = [(tmp_path / r / "resume.msgpack").read_bytes() for r in ("part", "whole")]
+    assert newest[0] == newest[1]
 
 
 def ordinary_function(*args: Any, **kwargs: Any) -> Any:
@@ -206,8 +208,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run: Path, tmp_path: Path) ->
     part = tmp_path / "part"
     quietly(toy_task(num_timesteps=32), run_dir=part)
     quietly(TASK, run_dir=part, resume=True)
-    newest = [max(runs.checkpoints(folder).values()) for folder in (part, run)]
-    assert newest[0].read_bytes() == newest[1].read_bytes()
+    for name in ("resume.msgpack", "checkpoints/000000000096.msgpack"):
+        assert (part / name).read_bytes() == (run / name).read_bytes()
 
 
 def test_resume_goes_on_as_the_run_began(
@@ -234,33 +236,7 @@ def test_resume_goes_on_as_the_run_began(
     assert "has 96 steps already; ask for more with --num-timesteps" in err
 
 
-def test_the_advice_of_an_interrupted_run_works(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    part = tmp_path / "a part"
-    quietly(toy_task(num_timesteps=32), run_dir=part)
-
-    def interrupt(row: Any) -> None:
-        raise KeyboardInterrupt
-
-    console = Console(file=io.StringIO(), width=200)
-    with pytest.raises(KeyboardInterrupt):
-        train(
-            toy_task(num_timesteps=320),
-            run_dir=part,
-            resume=True,
-            report=interrupt,
-            console=console,
-        )
-    advice = console.file.getvalue().split("Continue with: ")[1]  # type: ignore[attr-defined]
-    code, _, err = command(capsys, *shlex.split(advice))
-    assert (code, err) == (0, "")
-    assert max(runs.checkpoints(part)) == 320
-
-
-def test_a_run_that_stopped_too_early_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_that_failed_early_leaves_nothing(tmp_path: Path) -> None:
     class Fails(Toy):
         def step(self, state: Any, action: jax.Array) -> Any:
             raise RuntimeError("not yet")
@@ -269,10 +245,16 @@ def test_a_run_that_stopped_too_early_is_told(
     with pytest.raises(RuntimeError, match="not yet"):
         quietly(dataclasses.replace(TASK, environment=Fails), run_dir=run)
     assert not run.exists()
-    runs.create(run, "task", TASK)
-    code, _, err = command(capsys, "train", "--resume", str(run))
-    assert code == 2
-    assert "has no checkpoint: it stopped too early, so train again" in err
+
+
+def test_a_run_that_stopped_before_it_saved_starts_again(run: Path, tmp_path: Path) -> None:
+    part = tmp_path / "part"
+    part.mkdir()
+    (part / "config.json").write_bytes((run / "config.json").read_bytes())
+    console = Console(file=io.StringIO(), width=200)
+    train(TASK, run_dir=part, resume=True, console=console)
+    assert "stopped before anything was saved; it starts again" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert (part / "resume.msgpack").read_bytes() == (run / "resume.msgpack").read_bytes()
 
 
 def test_a_torn_line_of_metrics_does_not_end_a_run(run: Path, tmp_path: Path) -> None:
@@ -286,16 +268,16 @@ def test_a_torn_line_of_metrics_does_not_end_a_run(run: Path, tmp_path: Path) ->
 def test_a_full_disk_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(path: Path, data: bytes) -> int:
-        path.open("wb").close()
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    """Also where a thread writes."""
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    def full(run: Path, state: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(run / "resume.msgpack"))
+
+    monkeypatch.setattr(runs, "save_resume", full)
     code, _, err = command(capsys, "train", "--run-dir", str(tmp_path / "run"))
     assert code == 1
-    assert err.endswith("can't be used: No space left on device.\n")
+    assert err.endswith("resume.msgpack can't be used: No space left on device.\n")
     assert err.count("\n") == 1
-    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_a_changed_environment_is_said_on_resume(run: Path, tmp_path: Path) -> None:
@@ -358,7 +340,7 @@ def test_a_wrapper_of_the_user_s_is_used_everywhere(
 
 def test_divergence_stops_the_run_and_keeps_what_was_saved(tmp_path: Path) -> None:
     task = toy_task(learning_rate=1e30, max_grad_norm=None)
-    with pytest.raises(TrainingDivergedError, match="has diverged and was stopped"):
+    with pytest.raises(TrainingDivergedError, match=r"was nan by step 32, .* with: replay"):
         quietly(task, run_dir=tmp_path / "run")
     runs.load_policy(tmp_path / "run", task)
 
@@ -522,6 +504,8 @@ def test_a_wrong_flag_on_a_real_terminal(args: list[str]) -> None:
 def test_a_run_on_mjx_records_its_version(tmp_path: Path) -> None:
     from mjx_cartpole import MjxCartPole
 
-    runs.create(tmp_path / "run", "task", dataclasses.replace(TASK, environment=MjxCartPole))
+    networks = make_network_factory(MjxCartPole().action_space)
+    task = dataclasses.replace(TASK, environment=MjxCartPole, network_factory=networks)
+    runs.write_config(runs.make_folder(tmp_path / "run"), "task", task)
     versions = json.loads((tmp_path / "run" / "config.json").read_text())["versions"]
     assert {"mujoco", "mujoco-mjx"} <= versions.keys()

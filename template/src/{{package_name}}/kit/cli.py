@@ -173,8 +173,8 @@ def _refuse_no_device() -> None:
         jax.devices()
     except (AssertionError, RuntimeError):
         raise UsageError(
-            f"JAX finds no device for JAX_PLATFORMS={jax.config.jax_platforms}: unset it, or "
-            "install what the device needs (for NVIDIA, the extra cuda13 or cuda12)."
+            f"JAX finds no device of JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')}: unset it, "
+            "or install what the device needs (for NVIDIA, the extra cuda13 or cuda12)."
         ) from None
 
 

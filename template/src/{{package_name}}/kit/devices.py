@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .errors import UsageError
+from .pytrees import raw
 
 AXIS = "devices"
 
@@ -165,11 +166,4 @@ def fetch(tree: Any, mesh: Mesh | None) -> Any:
     if jax.process_count() > 1:
         assert mesh is not None
         tree = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
-    return jax.tree.map(lambda x: np.array(without_key_type(x)), tree)
-
-
-def without_key_type(leaf: Any) -> Any:
-    """The data of a typed PRNG key, because files hold plain arrays; other arrays unchanged."""
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.key_data(leaf)
-    return leaf
+    return jax.tree.map(lambda x: np.array(raw(x)), tree)

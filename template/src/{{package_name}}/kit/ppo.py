@@ -208,17 +208,18 @@ class HyperParameters(flax.struct.PyTreeNode):
     Members of one program may differ in them. `PPOConfig` says what they are.
     """
 
-    learning_rate: ArrayLike
-    entropy_cost: ArrayLike
-    discounting: ArrayLike
-    gae_lambda: ArrayLike
-    clipping_epsilon: ArrayLike
-    reward_scaling: ArrayLike
+    learning_rate: jax.Array
+    entropy_cost: jax.Array
+    discounting: jax.Array
+    gae_lambda: jax.Array
+    clipping_epsilon: jax.Array
+    reward_scaling: jax.Array
 
     @classmethod
     def of(cls, config: PPOConfig) -> "HyperParameters":
         """Those of `config`."""
-        return cls(**{f.name: np.float32(getattr(config, f.name)) for f in fields(cls)})
+        given: dict[str, Any] = {f.name: getattr(config, f.name) for f in fields(cls)}
+        return cls(**{name: np.asarray(x, np.float32) for name, x in given.items()})
 
 
 class TrainingState(flax.struct.PyTreeNode):
@@ -289,6 +290,8 @@ class PPO:
       epoch: `TrainingState`, `updates` () int32, 1 or more -> the state after so many updates, and
         their `Totals`.
       evaluate: `TrainingState` -> `eval/...` metrics of num_eval_envs whole episodes.
+      training_env: `seed` () uint32 -> the batch of environments that `update` steps.
+      evaluation_env: the same of `evaluate`.
       env_specs: how the devices of a mesh divide `env_state`; None if they don't.
     """
 
@@ -297,6 +300,8 @@ class PPO:
     update: Callable[[TrainingState], tuple[TrainingState, Totals]]
     epoch: Callable[[TrainingState, ArrayLike], tuple[TrainingState, Totals]]
     evaluate: Callable[[TrainingState], Metrics]
+    training_env: Callable[[ArrayLike], Env]
+    evaluation_env: Callable[[ArrayLike], Env]
     env_specs: Any = None
 
 
@@ -402,8 +407,7 @@ def make_ppo(
     )
 
     def init(seed: ArrayLike, hyperparameters: HyperParameters | None = None) -> TrainingState:
-        seed = jnp.uint32(seed)
-        hyperparameters = jax.tree.map(jnp.float32, hyperparameters or HyperParameters.of(config))
+        factors = jax.tree.map(jnp.float32, hyperparameters or HyperParameters.of(config))
         keys = _split(seed)
         params = losses.PPONetworkParams(
             policy=networks.policy_network.init(keys["policy"]),
@@ -412,13 +416,13 @@ def make_ppo(
         state = TrainingState(
             params=params,
             optimizer_state=optimizer.init(params),
-            learning_rate=hyperparameters.learning_rate,
-            hyperparameters=hyperparameters,
+            learning_rate=factors.learning_rate,
+            hyperparameters=factors,
             normalizer_params=init_statistics(),
             env_state=training_env(seed).reset(jax.random.split(keys["env"], config.num_envs)),
             key=keys["training"],
             eval_key=keys["eval"],
-            seed=seed,
+            seed=jnp.uint32(seed),
             updates=jnp.zeros((), jnp.int32),
         )
         return strip_weak_types(state)
@@ -592,7 +596,7 @@ def make_ppo(
         return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, sharding), tree)
 
     env_specs = env.specs if isinstance(env, ShardedWrapper) else None
-    return PPO(networks, init, update, epoch, evaluate, env_specs)
+    return PPO(networks, init, update, epoch, evaluate, training_env, evaluation_env, env_specs)
 
 
 def _split(seed: ArrayLike) -> dict[str, jax.Array]:

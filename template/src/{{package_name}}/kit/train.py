@@ -166,7 +166,7 @@ def train(
             run, task, programs, display, options, report_row if writes else lambda row: None
         )
         try:
-            loop.train(programs.place(state))
+            loop.train(programs.place(state), done)
         finally:
             if writes and len({row["steps"] for row in runs.read_metrics(run)}) > 1:
                 curve.draw(run)
@@ -211,17 +211,16 @@ class _Loop:
         self.saved_at = time.monotonic()
         self.is_profiled = not self.options.profile
 
-    def train(self, state: TrainingState) -> None:
-        """Trains from `state` to the end of the run."""
+    def train(self, state: TrainingState, done: int) -> None:
+        """Trains from `state`, which has `done` updates, to the end of the run."""
         config = self.config
-        done = int(np.max(jax.device_get(state.updates)))
         if devices.is_first():
             self.history += runs.read_metrics(self.run)
         evaluated_at = {row["steps"] for row in self.history}
         spent = {"training": 0.0, "evaluation": 0.0}  # seconds
         chunk = 1  # updates
         with _signals() as asked, self.saver:
-            for target in _evaluations(config):
+            for target in evaluations(config):
                 is_known = target * config.steps_per_update in evaluated_at
                 if target < done or devices.agree(is_known)[0]:
                     continue
@@ -234,27 +233,29 @@ class _Loop:
                     totals = new if totals is None else jax.tree.map(np.add, totals, new)
                     self._show(new, done, taken)
                     chunk = max(1, min(10 * updates, int(CHUNK_SECONDS * updates / taken)))
-                    is_due = time.monotonic() - self.saved_at > 60 * self.options.checkpoint_every
+                    waited = time.monotonic() - self.saved_at
+                    is_due = int(waited > 60 * self.options.checkpoint_every)
                     chunk, is_due, stop = devices.agree(chunk, is_due, asked.signal)
                     if is_due or stop:
                         self._save(state, done)
                     if stop:
                         self._stop(stop, done)
 
-                values = {} if totals is None else self._means(totals, seconds)
+                values: dict[str, Any] = {} if totals is None else self._means(totals, seconds)
                 start = time.perf_counter()
                 values |= self.programs.evaluate(state)
                 spent["evaluation"] += time.perf_counter() - start
                 spent["training"] += seconds
                 rows = self._rows(values, done)
                 self._refuse_broken_returns(rows)
-                self._save(state, done, rows)
+                on_host = self._save(state, done, rows)
                 self.history += rows
                 for row in rows:
                     self.report(row)
                 self.display.say(_line(rows))
-                self._advise(state)
-                if stop := devices.agree(asked.signal)[0]:
+                self._advise(on_host.normalizer_params)
+                stop = devices.agree(asked.signal)[0]
+                if stop and done < config.num_updates:
                     self._stop(stop, done)
         self.display.say(
             f"Trained for {spent['training']:,.1f} s; evaluation took another "
@@ -284,7 +285,7 @@ class _Loop:
         self.display.progress(steps, means["training/sps"], means)
         if done - updates <= self.config.num_updates / 10:  # the advice looks at the first tenth
             self.history += self._rows(values, done)
-            self._advise(None)
+            self._advise()
 
     def _means(self, totals: Totals, seconds: float) -> dict[str, np.ndarray]:
         steps = int(np.max(totals.updates)) * self.config.steps_per_update * self.config.num_seeds
@@ -303,16 +304,17 @@ class _Loop:
             rows.append(row)
         return rows
 
-    def _advise(self, state: TrainingState | None) -> None:
-        statistics = None if state is None else jax.device_get(state.normalizer_params)
+    def _advise(self, statistics: Any = None) -> None:
         self.display.advise(advice(self.config, self.action_space, self.history, statistics))
 
-    def _save(self, state: TrainingState, done: int, rows: Sequence[Row] = ()) -> None:
-        """Saves what a resumed run needs and, after an evaluation, parameters and metrics."""
+    def _save(self, state: TrainingState, done: int, rows: Sequence[Row] = ()) -> TrainingState:
+        """Saves what a resumed run needs and, after an evaluation, parameters and metrics.
+
+        Returns:
+          `state`, copied to the host.
+        """
         self.saved_at = time.monotonic()
         on_host = self.programs.fetch(state)
-        if not devices.is_first():
-            return
 
         def write() -> None:
             # In this order: a crash in between leaves nothing that contradicts the rest.
@@ -323,7 +325,9 @@ class _Loop:
                 runs.append_metrics(self.run, rows)
                 runs.keep(self.run, self.options.keep)
 
-        self.saver.start(write)
+        if devices.is_first():
+            self.saver.start(write)
+        return on_host
 
     def _stop(self, number: int, done: int) -> None:
         self.saver.wait()
@@ -373,7 +377,7 @@ class _Loop:
 RETURN = "eval/episode_reward"
 
 
-def _evaluations(config: PPOConfig) -> list[int]:
+def evaluations(config: PPOConfig) -> list[int]:
     """The numbers of updates at which to evaluate, evenly spaced from 0 to all."""
     number = min(config.num_evals, config.num_updates + 1)
     return [int(mark) for mark in np.linspace(0, config.num_updates, number).round()]

@@ -1,0 +1,418 @@
+"""A run from start to end: several seeds, several devices, stopping, and what goes wrong."""
+
+import dataclasses
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import kit as kit_package
+import numpy as np
+import pytest
+from brax.envs.base import State
+from kit import runs
+from kit.errors import OutOfMemoryError, TrainingDivergedError, TrainingStopped, UsageError
+from kit.programs import Programs
+from kit.task import Task
+from kit.train import Options, train
+from rich.console import Console
+from toys import Toy, toy_task
+
+
+def quietly(task: Task, **options: Any) -> Path:
+    return train(task, console=Console(file=io.StringIO()), **options)
+
+
+def parameters(run: Path, task: Task, seed: int) -> Any:
+    shapes = jax.eval_shape(task.make_ppo().init, np.uint32(0))
+    return runs.load_parameters(run, shapes, seed=seed).params
+
+
+# ---- several seeds ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    task = toy_task(num_seeds=3, num_timesteps=64, num_evals=3, seed=5)
+    return quietly(task, run_dir=tmp_path_factory.mktemp("seeds") / "run")
+
+
+def test_there_is_a_row_for_each_seed_and_evaluation(seeds: Path) -> None:
+    rows = runs.read_metrics(seeds)
+    assert [(row["steps"], row["seed"]) for row in rows] == [
+        (steps, seed) for steps in (0, 32, 64) for seed in (5, 6, 7)
+    ]
+    assert len({row["eval/episode_reward"] for row in rows}) == 9
+    assert (seeds / "learning_curve.png").exists()
+
+
+def test_a_seed_equals_a_run_of_its_own(seeds: Path, tmp_path: Path) -> None:
+    task = toy_task(num_timesteps=64, num_evals=3, seed=6)
+    alone = quietly(task, run_dir=tmp_path / "run")
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+        parameters(seeds, task, 6),
+        parameters(alone, task, 6),
+    )
+
+
+def test_several_seeds_resume_as_one_run(seeds: Path, tmp_path: Path) -> None:
+    part = tmp_path / "part"
+    quietly(toy_task(num_seeds=3, num_timesteps=32, num_evals=2, seed=5), run_dir=part)
+    task = toy_task(num_seeds=3, num_timesteps=64, num_evals=3, seed=5)
+    quietly(task, run_dir=part, resume=True)
+    assert (part / "resume.msgpack").read_bytes() == (seeds / "resume.msgpack").read_bytes()
+
+
+def test_all_seeds_may_start_from_one_policy(seeds: Path, tmp_path: Path) -> None:
+    task = toy_task(num_seeds=2, num_timesteps=32, num_evals=2)
+    new = quietly(task, run_dir=tmp_path / "new", init_from=seeds)
+    _, best = runs.best(seeds, 64)
+    shapes = jax.eval_shape(toy_task().make_ppo().init, np.uint32(0))
+    for seed in (0, 1):
+        first = runs.load_parameters(new, shapes, steps=0, seed=seed)
+        jax.tree.map(
+            np.testing.assert_array_equal, first.params, parameters(seeds, toy_task(), best)
+        )
+
+
+# ---- several devices ----------------------------------------------------------------------------
+
+
+def python(code: str, devices: int = 1) -> "subprocess.Popen[str]":
+    """Starts Python with so many devices; `toy_task` is there."""
+    kit = Path(kit_package.__file__ or "").parents[1]
+    # Most of them compile the same programs.
+    cache = Path(tempfile.gettempdir()) / f"copier-brax-env-{os.getuid()}-jax-{jax.__version__}"
+    return subprocess.Popen(
+        [sys.executable, "-c", "import conftest\nfrom toys import toy_task\n" + code],
+        env={
+            **os.environ,
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(kit)]),
+            "XLA_FLAGS": "--xla_backend_optimization_level=0 "
+            f"--xla_force_host_platform_device_count={devices}",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+SAME_ON_FOUR = """
+from pathlib import Path
+import jax
+from kit import runs
+from kit.programs import Programs
+from kit.train import Options, train
+
+task = toy_task(num_seeds={seeds}, num_eval_envs=8)
+spread = {{}}
+for devices in (1, 4):
+    programs = Programs(task, devices)
+    programs.compile()
+    state, _ = programs.epoch(programs.place(programs.init()), 2)
+    spread[devices] = len(state.env_state.obs.sharding.device_set)
+    train(task, run_dir=Path({folder!r}) / str(devices), options=Options(num_devices=devices))
+assert spread == {{1: 1, 4: 4}}, spread
+"""
+
+
+@pytest.mark.parametrize("seeds", [1, 4])
+def test_four_devices_learn_the_same(seeds: int, tmp_path: Path) -> None:
+    process = python(SAME_ON_FOUR.format(seeds=seeds, folder=str(tmp_path)), devices=4)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    curves = [
+        [row["eval/episode_reward"] for row in runs.read_metrics(tmp_path / devices)]
+        for devices in ("1", "4")
+    ]
+    assert len(curves[0]) == 4 * seeds
+    np.testing.assert_allclose(curves[0], curves[1], rtol=1e-4)
+
+
+DIVISIBILITY = """
+from kit.errors import UsageError
+from kit.programs import Programs
+
+for settings, devices in (({"num_envs": 2}, None), ({"num_seeds": 6}, None), ({}, 5), ({}, 0)):
+    try:
+        Programs(toy_task(**settings), devices)
+    except UsageError as error:
+        print(error)
+"""
+
+
+def test_what_devices_can_not_divide_is_refused() -> None:
+    process = python(DIVISIBILITY, devices=4)
+    out, err = process.communicate(timeout=120)
+    assert out.splitlines() == [
+        "num_envs is 2, which has to be a multiple of the 4 devices: use num_envs 4, or "
+        "--num-devices 2.",
+        "num_seeds is 6, which has to be a multiple of the 4 devices: use num_seeds 8, or "
+        "--num-devices 3.",
+        "--num-devices is 5, which has to be from 1 to 4, the devices that JAX sees.",
+        "--num-devices is 0, which has to be from 1 to 4, the devices that JAX sees.",
+    ], err
+
+
+TOGETHER = """
+import types
+import jax
+from kit import cli, runs
+from kit.train import train
+
+config = types.ModuleType("config")
+config.task = toy_task(num_eval_envs=8, num_seeds={seeds})
+kept = []
+original = cli.training.Programs.fetch
+def fetch(self, state):
+    kept.append(original(self, state))
+    return kept[-1]
+cli.training.Programs.fetch = fetch
+arguments = ["--coordinator", "localhost:{port}", "--num-processes", "2", "--process-id", "{id}"]
+cli.main("toy", config, ["train", "--run-dir", {run!r}, *arguments])
+print(float(sum(abs(x).sum() for x in jax.tree.leaves(kept[-1].params))))
+"""
+
+
+@pytest.mark.parametrize("seeds", [1, 4])
+def test_two_processes_train_together(seeds: int, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    run = tmp_path / "run"
+    both = [
+        python(TOGETHER.format(port=port, id=i, run=str(run), seeds=seeds), devices=2)
+        for i in range(2)
+    ]
+    outs = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outs
+    # Both end with the same parameters; only the first one prints and writes.
+    first, second = ([x for x in out.splitlines() if "Gloo" not in x] for out, _ in outs)
+    assert first[-1] == second[-1]
+    assert any("96 steps" in line for line in first)
+    assert len(second) == 1
+    rows = runs.read_metrics(run)
+    assert len(rows) == 4 * seeds
+    alone = quietly(toy_task(num_eval_envs=8, num_seeds=seeds), run_dir=tmp_path / "alone")
+    np.testing.assert_allclose(
+        [row["eval/episode_reward"] for row in rows],
+        [row["eval/episode_reward"] for row in runs.read_metrics(alone)],
+        rtol=1e-4,
+    )
+
+
+def test_processes_that_nothing_tells_of_each_other() -> None:
+    code = "from kit import cli\nimport toys, types\nconfig = types.ModuleType('config')\n"
+    code += "config.task = toy_task()\ncli.main('toy', config, ['train', '--distributed'])"
+    process = python(code)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "start them with srun or mpirun, or name --coordinator" in err
+    assert "Traceback" not in err
+
+
+# ---- stopping -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_stops_the_run_and_resuming_goes_on_exactly(name: str, tmp_path: Path) -> None:
+    task, part = toy_task(), tmp_path / "a part"
+
+    def stop(row: Mapping[str, float]) -> None:
+        if row["steps"] == 32:
+            signal.raise_signal(getattr(signal, name))
+
+    console = Console(file=io.StringIO(), width=200)
+    with pytest.raises(TrainingStopped) as stopped:
+        train(task, run_dir=part, report=stop, console=console)
+    assert stopped.value.signal == getattr(signal, name)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"Stopped and saved at step 32. Continue with: train --resume '{part}'" in text
+    quietly(task, run_dir=part, resume=True)
+    whole = quietly(task, run_dir=tmp_path / "whole")
+    assert (part / "resume.msgpack").read_bytes() == (whole / "resume.msgpack").read_bytes()
+    assert [row["steps"] for row in runs.read_metrics(part)] == [0, 32, 64, 96]
+
+
+FOREVER = """
+import types
+from kit import cli
+
+config = types.ModuleType("config")
+config.task = toy_task(num_timesteps=10**10, num_evals=2)
+cli.main("toy", config, ["train", "--run-dir", {run!r}, "--checkpoint-every", "0.005"])
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_the_exit_code_names_the_signal(name: str, code: int, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = python(FOREVER.format(run=str(run)))
+    wait_for(run / "resume.msgpack")
+    process.send_signal(getattr(signal, name))
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (code, "")
+    assert "Stopped and saved at step" in out
+    state = runs.load_resume(run, jax.eval_shape(toy_task().make_ppo().init, np.uint32(0)))
+    assert state is not None
+    assert f"at step {int(state.updates) * 32:,}." in out
+
+
+def test_ctrl_c_while_compiling_leaves_nothing(tmp_path: Path) -> None:
+    process = python(FOREVER.format(run=str(tmp_path / "run")))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "Compiling ...\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "Interrupted.\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_second_signal_ends_the_run_at_once(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    task = toy_task(num_timesteps=10**10, num_evals=2)
+    process = python(FOREVER.format(run=str(run)))
+    wait_for(run / "resume.msgpack")
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.01)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    shapes = jax.eval_shape(task.make_ppo().init, np.uint32(0))
+    assert runs.load_resume(run, shapes) is not None
+
+
+@pytest.mark.parametrize(
+    "delay",
+    [0.0, 0.1, 0.2, 0.35, *(pytest.param(x / 20, marks=pytest.mark.long) for x in range(1, 37))],
+)
+def test_a_killed_run_leaves_a_whole_checkpoint(delay: float, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = python(FOREVER.format(run=str(run)))
+    wait_for(run / "resume.msgpack")
+    time.sleep(delay)
+    process.kill()
+    process.communicate(timeout=60)
+    state = runs.load_resume(run, jax.eval_shape(toy_task().make_ppo().init, np.uint32(0)))
+    assert state is not None
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        json.loads(line)
+    # The lock was left behind by nobody.
+    with runs.lock(run):
+        pass
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} never came"
+        time.sleep(0.02)
+
+
+def test_two_processes_can_not_train_in_one_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = python(FOREVER.format(run=str(run)))
+    wait_for(run / "resume.msgpack")
+    with pytest.raises(UsageError, match="Another process is training in"):
+        quietly(toy_task(num_timesteps=10**10), run_dir=run, resume=True)
+    process.kill()
+    process.communicate()
+
+
+# ---- checkpoints --------------------------------------------------------------------------------
+
+
+def test_old_checkpoints_go_and_the_best_stays(tmp_path: Path) -> None:
+    task = toy_task(num_timesteps=10 * 32, num_evals=11, learning_rate=1e-2)
+    run = quietly(task, run_dir=tmp_path / "run", options=Options(keep=2))
+    rows = runs.read_metrics(run)
+    best = max(rows, key=lambda row: row["eval/episode_reward"])["steps"]
+    assert list(runs.checkpoints(run)) == sorted({int(best), 288, 320})
+
+
+def test_a_checkpoint_is_small_beside_what_resume_needs(tmp_path: Path) -> None:
+    run = quietly(toy_task(num_timesteps=32), run_dir=tmp_path / "run")
+    sizes = [path.stat().st_size for path in runs.checkpoints(run).values()]
+    assert max(sizes) < 0.6 * (run / "resume.msgpack").stat().st_size
+
+
+# ---- what goes wrong ----------------------------------------------------------------------------
+
+
+class Breaks(Toy):
+    """Gives NaN from the fifth step of an episode on, where `where` says."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+
+    def reset(self, rng: jax.Array) -> State:
+        state = super().reset(rng)
+        return state.replace(info={**state.info, "t": jnp.zeros((), jnp.int32)})
+
+    def step(self, state: State, action: jax.Array) -> State:
+        t = state.info["t"] + 1
+        state = super().step(state, action)
+        state = state.replace(info={**state.info, "t": t})
+        nan = jnp.where(t == 5, jnp.nan, 0.0)
+        if self.where == "metric":
+            return state.replace(metrics={"distance": state.metrics["distance"] + 1 / (t - 5)})
+        if self.where == "last observation":  # which no update ever sees
+            nan = jnp.where(t == 5, jnp.nan, 0.0)
+            return state.replace(obs=state.obs + nan, done=jnp.float32(t == 5))
+        return state.replace(**{self.where: getattr(state, self.where) + nan})
+
+
+def breaking(where: str) -> Task:
+    # The first evaluation sees too little to notice.
+    return dataclasses.replace(toy_task(), environment=lambda: Breaks(where))
+
+
+@pytest.mark.parametrize("where", ["obs", "reward", "done", "last observation"])
+def test_what_is_not_finite_in_the_environment_stops_the_run(where: str, tmp_path: Path) -> None:
+    with pytest.raises(TrainingDivergedError) as stopped:
+        quietly(breaking(where), run_dir=tmp_path / "run")
+    text = str(stopped.value)
+    assert "An observation, a reward or done was NaN" in text or "before any training" in text
+    assert "learning-rate" not in text
+
+
+def test_a_metric_that_is_not_finite_is_left_out(tmp_path: Path) -> None:
+    run = quietly(breaking("metric"), run_dir=tmp_path / "run")
+    rows = runs.read_metrics(run)
+    assert [row["steps"] for row in rows] == [0, 32, 64, 96]
+    assert not any("eval/episode_distance" in row for row in rows)
+
+
+def test_a_setting_to_halve_is_named_where_memory_is_too_little() -> None:
+    task = toy_task(num_envs=2, batch_size=1000, num_minibatches=1000, unroll_length=10**6)
+    programs = Programs(task)
+    programs.compile()
+    state = programs.init()
+    with pytest.raises(OutOfMemoryError, match="half of --unroll-length, which is 1000000"):
+        programs.epoch(state, 1)
+
+
+@pytest.mark.parametrize(
+    "options", [{"keep": 0}, {"checkpoint_every": 0.0}, {"checkpoint_every": float("nan")}]
+)
+def test_options_out_of_range(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="--keep has to be 1 or more"):
+        Options(**options)
+
+
+def test_a_profile_is_written(tmp_path: Path) -> None:
+    run = quietly(toy_task(), run_dir=tmp_path / "run", options=Options(profile=True))
+    assert list((run / "profile").rglob("*.xplane.pb"))
