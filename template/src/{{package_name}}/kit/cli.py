@@ -1,4 +1,4 @@
-"""The command line: check | train | play | export | bench.
+"""The command line: check | train | play | replay | export | bench.
 
 From the template: changes of yours are kept, `copier update` merges new versions in.
 
@@ -28,6 +28,7 @@ from rich.table import Table
 from . import check as checker
 from . import devices, files, rollout, runs
 from . import export as exporting
+from . import replay as replaying
 from . import train as training
 from .actions import action_space_of
 from .errors import OutOfMemoryError, TrainingDivergedError, TrainingStopped, UsageError
@@ -96,6 +97,19 @@ class Play:
     """Which seed of the run; the best one by default."""
     episode_seed: int = 0
     """Seed of the episodes."""
+
+
+@dataclass
+class Replay:
+    """Find where a NaN or an infinity came from that stopped a run.
+
+    The run's last updates are done again, and the states around the origin are saved.
+    """
+
+    run: Run
+    """A run folder."""
+    max_frames: int = 100
+    """How many of the states up to it to draw."""
 
 
 @dataclass
@@ -197,6 +211,7 @@ def _parse(program: str, tasks: Mapping[str, Task], args: Sequence[str]) -> Any:
         "check": Check(),
         "train": Train(_default_settings(tasks, args), training.Options()),
         "play": Play(tyro.MISSING),
+        "replay": Replay(tyro.MISSING),
         "export": Export(tyro.MISSING),
         "bench": Bench(),
     }
@@ -328,6 +343,13 @@ def _play(program: str, tasks: Mapping[str, Task], asked: Play) -> None:
     print(f"Three episodes are drawn in {gif}{note}.")
 
 
+def _replay(program: str, tasks: Mapping[str, Task], asked: Replay) -> None:
+    if asked.max_frames < 1:
+        raise UsageError("--max-frames has to be 1 or more.")
+    if replaying.replay(asked.run, tasks, max_frames=asked.max_frames) is None:
+        sys.exit(1)
+
+
 def _export(program: str, tasks: Mapping[str, Task], asked: Export) -> None:
     written = exporting.export(
         asked.run, tasks, steps=asked.steps, seed=asked.seed, onnx=asked.onnx
@@ -359,6 +381,7 @@ COMMANDS: dict[str, tuple[type, Callable[[str, Mapping[str, Task], Any], None]]]
     "check": (Check, _check),
     "train": (Train, _train),
     "play": (Play, _play),
+    "replay": (Replay, _replay),
     "export": (Export, _export),
     "bench": (Bench, _bench),
 }

@@ -158,13 +158,13 @@ def write_gif(
     for episode in range(num_episodes):
         key = jax.random.fold_in(jax.random.PRNGKey(seed), episode)
         state = reset(key[None])
-        frames.append(_draw(environment, state))
+        frames.append(draw(environment, state))
         for number in range(1, max_frames):
             state = step(state, jax.random.fold_in(key, number))
             ended = bool(state.done[0])
             # Behind a wrapper of the user's this may be the start of the next episode.
             if not ended or wrap_env_fn is None:
-                frames.append(_draw(environment, state))
+                frames.append(draw(environment, state))
             if ended:
                 break
         else:
@@ -189,8 +189,8 @@ def _wrap(
     )
 
 
-def _draw(environment: Env, batch: State) -> Image.Image:
-    """The only state of `batch`, drawn."""
+def draw(environment: Env, batch: State) -> Image.Image:
+    """The only state of `batch`, drawn; raises UsageError as `write_gif` does."""
     state = jax.tree.map(lambda x: x[0] if x.shape[:1] == (1,) else x, batch)
     render = getattr(environment, "render", None)
     if render is None:

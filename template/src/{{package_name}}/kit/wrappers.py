@@ -117,7 +117,7 @@ class EpisodeWrapper(Wrapper):
             state = self.env.step(state, action)
         else:
             taken, state = self._repeat(state, action)
-        not_finite = _not_finite((state.obs, state.reward, state.done))
+        not_finite = has_not_finite((state.obs, state.reward, state.done))
         steps = state.info["steps"] + taken
         time_is_up = steps >= self.episode_length
         done = jnp.where(time_is_up, jnp.ones_like(state.done), state.done)
@@ -325,7 +325,7 @@ def _as_one_batch(fun: Callable[..., Any], *args: Any) -> Any:
     return call(jaxpr.consts, args)
 
 
-def _not_finite(tree: Any) -> jax.Array:
+def has_not_finite(tree: Any) -> jax.Array:
     """Whether any number of an environment is NaN or infinite, (batch,) bool."""
     return functools.reduce(
         jnp.logical_or,
