@@ -396,14 +396,14 @@ def _(base: type[Base]) -> type[Base]:
     )
 
 
-@defect("metrics-keys", "one more out of step", "metrics['late']", Point, Picture)
+@defect("state-structure", "one more out of step", "metrics['late']", Point, Picture)
 def _(base: type[Base]) -> type[Base]:
     return edited(
         base, step=lambda self, s, g, a: s.replace(metrics={**s.metrics, "late": s.reward})
     )
 
 
-@defect("metrics-keys", "one popped by step", "metrics['", Noisy, Pole)
+@defect("state-structure", "one popped by step", "metrics['", Noisy, Pole)
 def _(base: type[Base]) -> type[Base]:
     def step(self: Any, s: State, given: State, action: jax.Array) -> State:
         own = ("speed", "upright")
@@ -412,12 +412,14 @@ def _(base: type[Base]) -> type[Base]:
     return edited(base, step=step)
 
 
-@defect("info-keys", "one more out of step", "info['late']", Maze, Sensed)
+@defect("state-structure", "one more out of step", "info['late']", Maze, Sensed)
 def _(base: type[Base]) -> type[Base]:
     return edited(base, step=lambda self, s, g, a: s.replace(info={**s.info, "late": s.reward}))
 
 
-@defect("info-keys", "one made by reset alone, deep down", "info['extra']['b']", Point, Picture)
+@defect(
+    "state-structure", "one made by reset alone, deep down", "info['extra']['b']", Point, Picture
+)
 def _(base: type[Base]) -> type[Base]:
     def reset(self: Any, s: State, rng: jax.Array) -> State:
         return s.replace(info={**s.info, "extra": {"a": s.reward, "b": s.reward}})
@@ -484,12 +486,12 @@ def _(base: type[Base]) -> type[Base]:
     return edited(base, step=step)
 
 
-@defect("state-dtypes", "obs in half precision out of step", "obs is (", Point, Picture)
+@defect("state-shapes", "obs in half precision out of step", "obs is (", Point, Picture)
 def _(base: type[Base]) -> type[Base]:
     return edited(base, step=lambda self, s, g, a: s.replace(obs=s.obs.astype(jnp.float16)))
 
 
-@defect("state-dtypes", "a counter that becomes a float", "count is () int32", Noisy)
+@defect("state-shapes", "a counter that becomes a float", "count is () int32", Noisy)
 def _(base: type[Base]) -> type[Base]:
     def step(self: Any, s: State, given: State, action: jax.Array) -> State:
         count = given.pipeline_state.count + 0.5
@@ -498,7 +500,7 @@ def _(base: type[Base]) -> type[Base]:
     return edited(base, step=step)
 
 
-@defect("state-dtypes", "info is bool out of step", "info['", Pole, Maze)
+@defect("state-shapes", "info is bool out of step", "info['", Pole, Maze)
 def _(base: type[Base]) -> type[Base]:
     def step(self: Any, s: State, given: State, action: jax.Array) -> State:
         own = {k: s.info[k] > 0 for k in ("fell", "bumped") if k in s.info}
@@ -513,7 +515,9 @@ class Counted:
     count: int = flax.struct.field(pytree_node=False)
 
 
-@defect("one-trace", "a counter in a static field", "a static field of Counted", Maze, Pole)
+@defect(
+    "state-structure", "a counter in a static field", "Counted with pytree metadata", Maze, Pole
+)
 def _(base: type[Base]) -> type[Base]:
     class Static(base):
         def reset(self, rng: jax.Array) -> State:
@@ -528,7 +532,13 @@ def _(base: type[Base]) -> type[Base]:
     return Static
 
 
-@defect("one-trace", "a static field that changes once", "a static field of Counted", Noisy, Sensed)
+@defect(
+    "state-structure",
+    "a static field that changes once",
+    "Counted with pytree metadata",
+    Noisy,
+    Sensed,
+)
 def _(base: type[Base]) -> type[Base]:
     class Begun(base):
         def reset(self, rng: jax.Array) -> State:

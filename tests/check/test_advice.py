@@ -314,12 +314,12 @@ CASES = [
         "'reward' to 'my_reward'",
     ),
     Case(
-        "metrics-keys",
+        "state-structure",
         {METRICS: METRICS[:-1] + ", 'late': wind}"},
         {"'distance': distance},  # reset": None},
     ),
     Case(
-        "info-keys",
+        "state-structure",
         {INFO: "info={k: v for k, v in state.info.items() if k != 'wind'}"},
         {"info={k: v for k, v in state.info.items() if k != 'wind'}": None},
     ),
@@ -336,12 +336,12 @@ CASES = [
         "return obs with shape (2,)",
     ),
     Case(
-        "state-dtypes",
+        "state-shapes",
         {RETURNED: "obs=obs.astype(jnp.float16),\n            reward=reward,\n"},
         {"obs.astype(jnp.float16)": None},
     ),
     Case(
-        "one-trace",
+        "state-structure",
         {
             "count: jax.Array": "count: int = flax.struct.field(pytree_node=False)",
             "jnp.zeros((), jnp.int32)": "0",

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,11 @@ from kit.check import jaxprs
 X = jax.ShapeDtypeStruct((3,), jnp.float32)
 I = jax.ShapeDtypeStruct((), jnp.int32)  # noqa: E741
 KEPT: list[Any] = []
+
+
+class Tree(flax.struct.PyTreeNode):
+    inner: Any
+    static: int = flax.struct.field(pytree_node=False, default=0)
 
 
 def digests(function: Any, *args: Any) -> list[bytes]:
@@ -84,18 +90,32 @@ def test_possible_values(function: Any, possible: set[float] | None) -> None:
 def test_reads_out_of_range_are_flagged_with_their_line() -> None:
     def function(x: jax.Array, i: jax.Array) -> Any:
         table = jnp.arange(5.0)
-        return table[i], x[jnp.stack([i, 0])], x[1], jnp.take(x, i, mode="fill"), x.at[i].set(0.0)
+        first = table[i]
+        second = x[jnp.stack([i, 0])]
+        return first, second, x[1], jnp.take(x, i, mode="fill"), x.at[i].set(0.0)
 
-    run, lines = jaxprs.checked(jax.make_jaxpr(function)(X, I))
+    run = jaxprs.checked(jax.make_jaxpr(function)(X, I))
     check = jax.jit(jax.vmap(run, in_axes=(None, 0)))
-    outputs, flags = check(np.ones(3, np.float32), np.array([-1, 0, 2, 3, 4, 5, -9], np.int32))
+    outputs, outside = check(np.ones(3, np.float32), np.array([-1, 0, 2, 3, 4, 5, -9], np.int32))
     assert np.asarray(outputs[0]).tolist() == [4, 0, 2, 3, 4, 4, 0]
-    assert np.asarray(flags).tolist() == [
-        [False, False, False, False, False, True, True],
-        [False, False, False, True, True, True, True],
-    ]
     line = function.__code__.co_firstlineno + 2
-    assert lines == [f"test_jaxprs.py:{line}"] * 2
+    assert {line: flags.tolist() for line, flags in outside.items()} == {
+        f"test_jaxprs.py:{line}": [False, False, False, False, False, True, True],
+        f"test_jaxprs.py:{line + 1}": [False, False, False, True, True, True, True],
+    }
+
+
+def test_the_place_where_trees_differ_is_named() -> None:
+    def difference(before: Any, after: Any) -> Any:
+        return jaxprs.tree_difference(Tree(before), Tree(after))
+
+    assert difference({"a": 1}, {"a": 2}) is None
+    assert difference({"a": 1}, flax.core.freeze({"a": 1})) == ("inner", "dict", "FrozenDict")
+    assert jaxprs.tree_difference(Tree(1), Tree(1, 7)) == (
+        "",
+        "Tree with pytree metadata (0,)",
+        "Tree with pytree metadata (7,)",
+    )
 
 
 def test_checked_programs_give_what_they_gave() -> None:
@@ -106,7 +126,7 @@ def test_checked_programs_give_what_they_gave() -> None:
         return jax.nn.relu(draw), loop, branch, jax.checkpoint(jnp.sin)(x)
 
     args = jax.random.PRNGKey(0), jnp.arange(3.0)
-    run, _ = jaxprs.checked(jax.make_jaxpr(function)(*args))
+    run = jaxprs.checked(jax.make_jaxpr(function)(*args))
     expected = jax.tree.leaves(jax.jit(function)(*args))
     for found, wanted in zip(jax.jit(run)(*args)[0], expected, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-6)

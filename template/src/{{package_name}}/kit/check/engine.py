@@ -20,8 +20,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ..actions import ActionSpace
-from .stages import STAGES, Clock, Settings, observe
-from .tracing import failure, text_of
+from .rollout import Rollout
+from .stages import Attempt, Clock, Settings, Traced
+from .tracing import Call, failure, text_of
 
 Severity = Literal["error", "warning"]
 
@@ -137,39 +138,18 @@ class Report:
         return json.dumps({"ok": self.ok, **asdict(self)}, indent=2, ensure_ascii=False)
 
 
-def check_env(
-    env: Env,
-    *,
-    seed: int = 0,
-    episode_length: int = 1000,
-    action_repeat: int = 1,
-    action_space: ActionSpace | None = None,
-    time_limit: float = 60.0,
-) -> list[Violation]:
-    """Names every rule of a Brax environment that `env` breaks.
+def check_env(env: Env, **settings: Any) -> list[Violation]:
+    """Names every rule of a Brax environment that `env` breaks, in the order of `RULES`.
 
     Args:
       env: one environment, not batched and not wrapped.
-      seed: all keys and actions follow from it.
-      episode_length: the time limit of an episode, as in training.
-      action_repeat: how often each action is applied, as in training.
-      action_space: what `step` takes. If None: `env.action_space`, or else what `step` is found to
-        take, numbers in [-1, 1] or a choice.
-      time_limit: seconds of tracing and running after which it stops. Compiling is not counted,
-        but may take at most four times as long.
+      settings: those of `examine`.
 
     Returns:
-      The violations, in the order of `RULES`; empty if all rules are kept. What `env` raises is
-      among them and is not raised here.
+      The violations; empty if all rules are kept. What `env` raises is among them and is not
+      raised here.
     """
-    return examine(
-        env,
-        seed=seed,
-        episode_length=episode_length,
-        action_repeat=action_repeat,
-        action_space=action_space,
-        time_limit=time_limit,
-    ).violations
+    return examine(env, **settings).violations
 
 
 def examine(
@@ -181,7 +161,18 @@ def examine(
     action_space: ActionSpace | None = None,
     time_limit: float = 60.0,
 ) -> Report:
-    """Does what `check_env` does, and also says what was not checked."""
+    """Does what `check_env` does, and also says what was not checked.
+
+    Args:
+      env: one environment, not batched and not wrapped.
+      seed: all keys and actions follow from it.
+      episode_length: the time limit of an episode, as in training.
+      action_repeat: how often each action is applied, as in training.
+      action_space: what `step` takes. If None: `env.action_space`, or else what `step` is found to
+        take, numbers in [-1, 1] or a choice.
+      time_limit: seconds of tracing and running after which it stops. Compiling is not counted,
+        but may take at most four times as long.
+    """
     clock = Clock(time_limit)
     settings = Settings(env, seed, episode_length, action_repeat, action_space, clock)
     began, work = time.monotonic(), _Work(settings)
@@ -215,26 +206,36 @@ class _Work:
 
     def run(self) -> None:
         """Makes the stages, and judges each rule once the stages that it takes are there."""
-        have: dict[type, Any] = {Settings: self.settings}
+        have: list[Any] = [self.settings]
+
+        def judge(stage: Any) -> None:
+            have.append(stage)
+            for rule in RULES:
+                if rule.stages[-1] is type(stage):
+                    self.judge(rule, [x for x in have if type(x) in rule.stages])
+
         try:
-            for stage in observe(self.settings):
-                have[type(stage)] = stage
-                for rule in RULES:
-                    if max(rule.stages, key=STAGES.index) is type(stage):
-                        self.judge(rule, have)
+            judge(attempt := Attempt.of(self.settings))
+            if isinstance(attempt.reset, Call) and isinstance(attempt.step, Call):
+                judge(traced := Traced(attempt.space, attempt.reset, attempt.step))
+                if not self.errors:
+                    judge(Rollout(self.settings, traced))
         except BaseException as error:
-            if not any(v.severity == "error" for v in self.violations):
+            if not self.errors:
                 what = failure(error, self.settings.env)
                 broken = next(rule for rule in RULES if rule.id == "runs-compiled")
                 self.add(broken, Finding(f"{what}, when compiled and run", f"correct {what.where}"))
 
-    def judge(self, rule: Rule, have: dict[type, Any]) -> None:
+    @property
+    def errors(self) -> list[Violation]:
+        return [v for v in self.violations if v.severity == "error"]
+
+    def judge(self, rule: Rule, stages: list[Any]) -> None:
         if not self.held.issuperset(rule.needs):
             return
-        errors = [v for v in self.violations if v.severity == "error"]
-        reported = {part for v in errors for part in v.parts}
+        reported = {part for v in self.errors for part in v.parts}
         try:
-            found = list(rule.look(*(have[stage] for stage in rule.stages)))
+            found = list(rule.look(*stages))
         except BaseException as error:  # an environment stranger than the rule expects
             self.puzzles[rule.id] = f"could not be judged: {type(error).__name__} {text_of(error)}"
             return
@@ -255,7 +256,7 @@ class _Work:
         violations, unchecked = list(self.violations), dict(self.puzzles)
         judged = {*self.held, *unchecked, *(v.rule for v in violations)}
         rest = [rule.id for rule in RULES if rule.id not in judged]
-        waits = not stopped and any(v.severity == "error" for v in violations)
+        waits = not stopped and bool(self.errors)
         if not waits:
             why = "the time was up" if stopped else "a rule that it needs was not checked"
             unchecked |= dict.fromkeys(rest, why)

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from .engine import Finding, Unseen, names, rule
-from .purity import PURE
 from .rollout import Rollout
 from .stages import Settings, Traced
 from .tracing import key_of, leaves, part
@@ -39,7 +38,7 @@ def reset_at_zero(rollout: Rollout) -> Iterator[Finding]:
             yield Finding(what, f"{name}=jnp.zeros(())  # in reset", (name,))
 
 
-@rule("error", "`done` is 0 or 1", ["done-scalar"])
+@rule("error", "`done` is 0 or 1")
 def done_binary(traced: Traced, rollout: Rollout) -> Iterator[Finding | Unseen]:
     done, fix = rollout.series["done"], "done=(done > 0.5).astype(jnp.float32)"
     wrong = np.argwhere((done != 0) & (done != 1) & ~np.isnan(done))
@@ -60,7 +59,7 @@ def finite(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     hits: list[tuple[int, int, str, str]] = []
     starts = leaves(rollout.start)
     written = any(call.reading.infinite for _, call in traced.calls)
-    for path, sizes in rollout.sizes.items():
+    for path, sizes in rollout.series["sizes"].items():
         # A state may hold infinity on purpose, as for "nothing yet"; what is observed may not.
         memory = part(path) in ("pipeline_state", "info")
         meant = memory and (written or np.any(np.isinf(starts[path])))
@@ -81,7 +80,7 @@ def finite(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
         yield Finding(what, fix, tuple(first))
 
 
-@rule("error", "a metric is the value of this step, not a running sum", [*PURE, "same-bits"])
+@rule("error", "a metric is the value of this step, not a running sum", ["same-bits", "finite"])
 def metric_per_step(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     own = {p for p in rollout.stale["metrics"] if part(p) == "metrics"}
     for path in sorted(own):
@@ -94,20 +93,15 @@ def metric_per_step(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
 
 
 def _running_sums(rollout: Rollout) -> Iterator[tuple[str, str]]:
-    """Metrics that are the sum of the rewards, or of another metric, since the episode began."""
-    running, restart = rollout.series["past"] <= 0, rollout.series["restart"]
-    index = np.arange(len(restart))[:, None]
-    begins = np.maximum.accumulate(np.where(restart, index, 0), axis=0)
-    for total, terms in {"reward": rollout.series["reward"], **rollout.metrics}.items():
-        terms = np.where(np.isfinite(terms), terms, 0.0).astype(np.float64)
-        if np.ptp(terms[running]) == 0:
-            continue
-        upto = np.cumsum(terms, axis=0)
-        sums = (upto - np.take_along_axis(upto - terms, begins, axis=0))[running]
-        off = 1e-3 * np.max(np.abs(sums))
-        for name, values in rollout.metrics.items():
-            alike = np.allclose(values[running].astype(np.float64), sums, rtol=1e-3, atol=off)
-            if name != total and alike and not np.allclose(sums, terms[running], atol=off):
+    """Metrics that grow at each step by the reward, or by another metric."""
+    within = (~rollout.series["restart"] & (rollout.series["past"] <= 0))[1:]
+    terms = {"reward": rollout.series["reward"], **rollout.series["metrics"]}
+    for name, sums in rollout.series["metrics"].items():
+        growth, off = np.diff(sums, axis=0)[within], 1e-5 * np.max(np.abs(sums))
+        for total, values in terms.items():
+            more = values[1:][within]
+            grows = np.allclose(growth, more, rtol=0.01, atol=off)
+            if name != total and np.any(more != more[:1]) and grows:
                 yield name, total
 
 
@@ -131,34 +125,40 @@ def time_limit(settings: Settings, rollout: Rollout) -> Iterator[Finding]:
         yield Finding(what, f"check --time-limit {4 * settings.clock.limit:g}")
 
 
-@rule("warning", "an index into an array is in range", [*PURE, "state-shapes", "finite"])
+@rule("warning", "an index into an array is in range", ["finite"])
 def index_in_range(rollout: Rollout) -> Iterator[Finding]:
-    for line, (t, i) in list(rollout.outside.items())[:3]:
-        what = f"{line} reads past the end of an array {_at(rollout, t, i)}; JAX takes the last "
-        yield Finding(what + "element instead", "jnp.clip(index, 0, len(array) - 1)  # if meant")
+    for line, outside in list(rollout.series["outside"].items()):
+        for t, i in np.argwhere(outside & (rollout.series["past"] <= 0))[:1]:
+            what = (
+                f"{line} reads past the end of an array {_at(rollout, t, i)}; JAX takes the last "
+            )
+            fix = "jnp.clip(index, 0, len(array) - 1)  # if meant"
+            yield Finding(what + "element instead", fix)
 
 
-@rule("warning", "every part of the action does something", [*PURE, "same-bits", "finite"])
+@rule("warning", "every part of the action does something", ["same-bits", "finite"])
 def action_matters(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     space, inert = traced.space, []
-    for name, alike in rollout.alike.items():
+    for name, group in space.groups().items():
+        alike = rollout.alike(group)
         if jnp.issubdtype(space.dtype, jnp.integer):
             inert += [f"{name}: choice {c} does the same as {a[0]}" for a in alike for c in a[1:]]
-        elif alike and len(alike[0]) == len(space.groups()[name]):
+        elif alike and len(alike[0]) == len(group):
             inert.append(f"{name} changes nothing")
     if inert:
         fix = "remove it and lower the size of the action space, or use it in step"
-        yield Finding(f"{names(inert)} in {rollout.samples} states", fix)
+        states = len(rollout.samples) * len(rollout.kinds)
+        yield Finding(f"{names(inert)} in {states} states", fix)
 
 
-@rule("warning", "episodes last longer than one step", ["done-scalar", "done-binary", "finite"])
+@rule("warning", "episodes last longer than one step", ["done-binary", "finite"])
 def one_step_episode(rollout: Rollout) -> Iterator[Finding]:
     if np.all(rollout.series["done"][rollout.series["restart"]] == 1):
         what = f"all {int(np.sum(rollout.series['restart']))} episodes ended at their first step"
         yield Finding(what, "done=jnp.zeros(())  # unless this is a bandit")
 
 
-@rule("warning", "episodes can end before the time limit", ["done-scalar", "finite", "time-limit"])
+@rule("warning", "episodes can end before the time limit", ["finite", "time-limit"])
 def episode_ends(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     possible = traced.step.outputs["done"].possible
     if not np.any(rollout.series["past"] == 0) and possible != {0.0}:
@@ -167,7 +167,7 @@ def episode_ends(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
         yield Finding(what + "limit", fix)
 
 
-@rule("warning", "observations vary, on similar scales", ["finite", "observation-type"])
+@rule("warning", "observations vary, on similar scales", ["finite"])
 def observation_scale(rollout: Rollout) -> Iterator[Finding]:
     for path, low in rollout.lowest.items():
         low, span = low.ravel(), (rollout.highest[path] - low).ravel()

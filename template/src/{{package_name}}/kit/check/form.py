@@ -3,27 +3,28 @@
 From the template: changes of yours are kept, `copier update` merges new versions in.
 """
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from .engine import Finding, names, rule
-from .jaxprs import input_digest
-from .stages import Attempt, Settings, Traced, is_size
+from .jaxprs import input_digest, tree_difference
+from .stages import Attempt, Settings, Traced, abstract, ask, is_size
 from .tracing import (
+    GENERATOR,
+    TRACED,
     WRAPPER_INFO,
     WRAPPER_METRICS,
     Call,
     Failure,
     NotAState,
-    containers,
     key_of,
     leaves,
     part,
     snapshot,
+    trace,
     with_wrapper_entries,
 )
 
@@ -52,12 +53,12 @@ def reset_runs(attempt: Attempt) -> Iterator[Finding]:
 
 
 @rule("error", "`step(state, action)` runs on the state that `reset` returned", ["reset-runs"])
-def step_runs(attempt: Attempt) -> Iterator[Finding]:
+def step_runs(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
     step = attempt.step
     if isinstance(step, Failure) and not isinstance(step.error, NotAState):
         # `step` may only meet what `reset` left on `self`, which another rule reports.
         leaked = isinstance(step.error, jax.errors.UnexpectedTracerError)
-        if not (leaked and any(call.written for call in attempt.resets)):
+        if not (leaked and any(kind == TRACED for kind, _ in snapshot(settings.env).values())):
             yield _raised(step)
 
 
@@ -76,8 +77,8 @@ def returns_state(attempt: Attempt) -> Iterator[Finding]:
 
 
 @rule("error", "`observation_size` is the size of the observation that `reset` returns")
-def observation_size(attempt: Attempt) -> Iterator[Finding]:
-    size, reset = attempt.observation_size, attempt.reset
+def observation_size(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
+    size, reset = ask(settings.env, "observation_size"), attempt.reset
     if isinstance(size, Failure):
         yield _raised(size)
     elif isinstance(reset, Call) and (obs := reset.of("obs")):
@@ -97,8 +98,8 @@ def observation_size(attempt: Attempt) -> Iterator[Finding]:
 
 
 @rule("error", "`action_size` is an int, and `step` takes actions of that size")
-def action_size(attempt: Attempt) -> Iterator[Finding]:
-    size, declared, space = attempt.action_size, attempt.declared, attempt.space
+def action_size(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
+    size, declared, space = ask(settings.env, "action_size"), attempt.declared, attempt.space
     fix = f"return {space.size}  # in action_size"
     if isinstance(size, Failure):
         yield _raised(size)
@@ -113,11 +114,12 @@ def action_size(attempt: Attempt) -> Iterator[Finding]:
 
 
 @rule("error", "`backend` is a string")
-def backend(attempt: Attempt) -> Iterator[Finding]:
-    if isinstance(attempt.backend, Failure):
-        yield _raised(attempt.backend)
-    elif not isinstance(attempt.backend, str):
-        what = f"backend is {attempt.backend!r}, a {type(attempt.backend).__name__}"
+def backend(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
+    answer = ask(settings.env, "backend")
+    if isinstance(answer, Failure):
+        yield _raised(answer)
+    elif not isinstance(answer, str):
+        what = f"backend is {answer!r}, a {type(answer).__name__}"
         yield Finding(what, 'return "abstract"  # in backend')
 
 
@@ -194,17 +196,14 @@ def reserved_keys(traced: Traced) -> Iterator[Finding]:
 
 @rule("error", "`reset` and `step` do not write to `self`")
 def no_self_write(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
-    hangs = snapshot(settings.env)
+    hangs = {name: kind for name, (kind, _) in snapshot(settings.env).items()}
     for function, calls in (("reset", attempt.resets), ("step", attempt.steps)):
-        again = {name for call in calls[1:] for name in (*call.written, *call.made)}
+        found = {name for call in calls[1:] for name in call.written}
         # What only the first call wrote is a constant made late, unless it is a traced value.
-        first = {name for call in calls[:1] for name in call.written}
-        if len(calls) > 1:
-            first = {name for name in first if name in hangs and hangs[name].traced}
-        found = [n for n in sorted(first | again) if n not in hangs or not hangs[n].generator]
-        if found:
+        found |= {n for call in calls[:1] for n in call.written if hangs.get(n) == TRACED}
+        if found := {name for name in found if hangs.get(name) != GENERATOR}:
             fix = "keep it in pipeline_state: reset puts it there and step returns the next value"
-            yield Finding(f"{function} writes {names(found)}", fix)
+            yield Finding(f"{function} writes {names(sorted(found))}", fix)
 
 
 # THE STATE KEEPS ONE FORM
@@ -218,109 +217,62 @@ def _extended(traced: Traced, name: str) -> str:
 
 
 @rule("error", "`step` keeps the entries of `metrics` and `info` that the wrappers put there")
-def wrapper_keys(traced: Traced) -> Iterator[Finding]:
-    if isinstance(traced.wrapped, Failure):
-        what = f"with the wrappers' entries in the state, {traced.wrapped}"
+def wrapper_keys(settings: Settings, traced: Traced) -> Iterator[Finding]:
+    state = with_wrapper_entries(traced.reset.state)
+    call = trace(settings.env, settings.env.step, state, abstract(traced.space))
+    if isinstance(call, Failure):
+        what = f"with the wrappers' entries in the state, {call}"
         yield Finding(what, f"{_extended(traced, 'metrics')}, {_extended(traced, 'info')}")
         return
-    outputs = traced.wrapped.outputs
-    given = {p: i for i, p in enumerate(leaves(with_wrapper_entries(traced.reset.state)))}
+    given = {path: input_digest(i) for i, path in enumerate(leaves(state))}
     for name in ("metrics", "info"):
         theirs = [p for p in given if part(p) == name and p not in traced.reset.leaves]
-        lost = [p for p in given if part(p) == name and p not in outputs]
+        lost = [p for p in given if part(p) == name and p not in call.outputs]
         fix = f"{_extended(traced, name)}  # in state.replace(...)"
         if any(path in theirs for path in lost):
             keys = names(dict.fromkeys(map(key_of, lost)), 8)
             yield Finding(f"step drops {keys} from {name}", fix, tuple(lost))
-        elif changed := [p for p in theirs if outputs[p].digest != input_digest(given[p])]:
+        elif changed := [p for p in theirs if call.outputs[p].digest != given[p]]:
             yield Finding(f"step changes {names(changed)}, which the wrappers own", fix)
 
 
-def _same_keys(traced: Traced, name: str) -> Iterator[Finding]:
-    before, after = traced.reset.of(name), traced.step.of(name)
-    for path in [path for path in after if path not in before]:
-        zeros = f"jnp.zeros({after[path].shape}, jnp.{after[path].dtype})"
-        fix = f"{key_of(path)!r}: {zeros}  # in {name}, in reset"
-        yield Finding(f"step adds {path}", fix, (path,))
-    for path in [path for path in before if path not in after]:
-        yield Finding(f"step drops {path}", f"{_extended(traced, name)}  # in step", (path,))
-
-
-@rule("error", "`metrics` has the same keys after `reset` and `step`")
-def metrics_keys(traced: Traced) -> Iterator[Finding]:
-    yield from _same_keys(traced, "metrics")
-
-
-@rule("error", "`info` has the same keys after `reset` and `step`")
-def info_keys(traced: Traced) -> Iterator[Finding]:
-    yield from _same_keys(traced, "info")
-
-
-@rule("error", "`pipeline_state` and `obs` have the same leaves after `reset` and `step`")
+@rule("error", "`reset` and `step` return the same keys and types, so that `step` is compiled once")
 def state_structure(traced: Traced) -> Iterator[Finding]:
-    reset, step = traced.reset, traced.step
-    for name in ("pipeline_state", "obs"):
-        before, after = reset.of(name), step.of(name)
-        for function, only in (("step", after.keys() - before), ("reset", before.keys() - after)):
-            if more := sorted(only):
-                what = f"only {function} returns {names(more)}"
-                yield Finding(what, f"return {names(more)} from both reset and step", tuple(more))
-    kinds, after_kinds = containers(reset.state), containers(step.state)
-    for path, old in kinds.items() if reset.leaves.keys() == step.leaves.keys() else ():
-        if (new := after_kinds.get(path, "nothing")) != old and part(path) != "obs":
-            what = f"{path} is a {old} after reset and a {new} after step"
-            yield Finding(what, f"make {path} a {old} in step too")
-            return
+    reset, step = traced.reset.leaves, traced.step.leaves
+    for function, only, other in (("step", step, reset), ("reset", reset, step)):
+        for name in dict.fromkeys(map(part, only)):
+            if more := [p for p in only if p not in other and part(p) == name]:
+                fix = f"return {names(more)} from both reset and step"
+                if name in ("metrics", "info"):
+                    zeros = f"jnp.zeros({only[more[0]].shape}, jnp.{only[more[0]].dtype})"
+                    fix = f"{key_of(more[0])!r}: {zeros}  # in {name}, in reset"
+                    fix = fix if function == "step" else f"{_extended(traced, name)}  # in step"
+                yield Finding(f"only {function} returns {names(more)}", fix, tuple(more))
+    difference = tree_difference(traced.reset.state, traced.step.state)
+    if reset.keys() == step.keys() and difference:
+        path, old, new = difference
+        fix = f"return {path} as a {old} from step too"
+        if "metadata" in old:
+            fix = "count: jax.Array  # not flax.struct.field(pytree_node=False)"
+        yield Finding(f"{path} is a {old} after reset and a {new} after step", fix)
 
 
-def _drift(
-    traced: Traced, differs: Callable[[Any, Any], bool], fix: Callable[[str, Any], str]
-) -> Iterator[Finding]:
-    after = traced.step.leaves
-    for path, old in traced.reset.leaves.items():
-        if path in after and differs(old, after[path]):
-            what = f"{path} is {_shape(old)} after reset and {_shape(after[path])} after step"
-            yield Finding(what, fix(path, old), (path,))
-
-
-@rule("error", "every leaf keeps its shape")
+@rule("error", "every leaf keeps its shape and dtype")
 def state_shapes(traced: Traced) -> Iterator[Finding]:
-    yield from _drift(
-        traced,
-        lambda old, new: old.shape != new.shape,
-        lambda path, old: f"return {path} with shape {old.shape} from both reset and step",
-    )
-
-
-@rule("error", "every leaf keeps its dtype")
-def state_dtypes(traced: Traced) -> Iterator[Finding]:
-    yield from _drift(
-        traced,
-        lambda old, new: old.shape == new.shape and old.dtype != new.dtype,
-        lambda path, old: f"{path}.astype(jnp.{old.dtype})  # in step",
-    )
+    for path, old in traced.reset.leaves.items():
+        new = traced.step.leaves.get(path, old)
+        if (old.shape, old.dtype) != (new.shape, new.dtype):
+            fix = f"return {path} with shape {old.shape} from both reset and step"
+            if old.shape == new.shape:
+                fix = f"{path}.astype(jnp.{old.dtype})  # in step"
+            what = f"{path} is {_shape(old)} after reset and {_shape(new)} after step"
+            yield Finding(what, fix, (path,))
 
 
 FORM = (
     *("reward-scalar", "done-scalar", "observation-type", "metric-scalar", "reserved-keys"),
-    *("wrapper-keys", "metrics-keys", "info-keys", "state-structure", "state-shapes"),
-    "state-dtypes",
+    *("wrapper-keys", "state-structure", "state-shapes"),
 )
-
-
-@rule(
-    "error", "the state keeps one type, so that `step` is compiled once", [*FORM, "no-self-write"]
-)
-def one_trace(traced: Traced) -> Iterator[Finding]:
-    trees: list[Any] = [jax.tree.structure(c.state) for c in (*traced.resets[:2], traced.step)]
-    if any(tree != trees[0] for tree in trees):
-        first, last = str(trees[0]), str(trees[-1])
-        pairs = enumerate(zip(first, last, strict=False))
-        at = next((i for i, (a, b) in pairs if a != b), len(first))
-        owners = re.findall(r"CustomNode\((\w+)", first[:at])
-        what = f"a static field of {owners[-1]} changes" if owners else "its tree changes"
-        fix = "count: jax.Array  # not flax.struct.field(pytree_node=False)"
-        yield Finding(f"step returns a state of another type than reset: {what}", fix)
 
 
 @rule("warning", "dtypes are explicit and not left to Python numbers", [*FORM, "no-self-write"])
@@ -332,17 +284,15 @@ def weak_type(traced: Traced) -> Iterator[Finding]:
         yield Finding(what + "is compiled twice", fix, tuple(found))
 
 
-@rule("warning", "numbers are 32 bits wide")
+@rule("warning", "numbers are at least 32 bits wide")
 def leaf_width(traced: Traced) -> Iterator[Finding]:
-    widths = ["float16", "bfloat16"]
-    widths += ["float64", "int64", "uint64"] * (jnp.zeros(0, float).dtype != jnp.float64)
-    wide = {p: x for p, x in traced.reset.leaves.items() if str(x.dtype) in widths}
-    if wide:
-        what = names(f"{path} is {_shape(leaf)}" for path, leaf in wide.items())
-        yield Finding(what, f"{next(iter(wide))}.astype(jnp.float32)", tuple(wide))
+    half = {p: x for p, x in traced.reset.leaves.items() if x.dtype in (jnp.float16, jnp.bfloat16)}
+    if half:
+        what = names(f"{path} is {_shape(leaf)}" for path, leaf in half.items())
+        yield Finding(what, f"{next(iter(half))}.astype(jnp.float32)", tuple(half))
 
 
-@rule("warning", "what `step` remembers is in `pipeline_state`, not in `info`", ["info-keys"])
+@rule("warning", "what `step` remembers is in `pipeline_state`, not in `info`", ["state-structure"])
 def info_state(settings: Settings, traced: Traced) -> Iterator[Finding]:
     outputs = traced.step.outputs.values()
     kept = tuple(getattr(settings.env, "preserve_info", ()))

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax._src import source_info_util
+from jax._src.tree_util import equality_errors_pytreedef
 
 # Primitives that only call another program, which is read as if it stood in their place.
 CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
@@ -213,64 +214,67 @@ def _bytes(x: Any) -> bytes:
         return repr((x.shape, x.dtype)).encode()
 
 
-def checked(closed: Any) -> tuple[Callable[..., tuple[list[Any], list[Any]]], list[str]]:
+def checked(closed: Any) -> Callable[..., tuple[list[Any], dict[str, Any]]]:
     """`closed` as a function that also tells which array reads were out of range.
 
     JAX clamps such an index. Reads inside loops and branches are not looked at, nor are
     `mode="fill"` and `mode="clip"`, where it is meant.
 
     Returns:
-      A function of the flat inputs that gives the flat outputs and one () bool for each read, and
-      a list that holds the source line of each read once the function was traced.
+      A function of the flat inputs. It gives the flat outputs and, for each source line with such
+      reads, a () bool.
     """
-    lines: list[str] = []
 
-    def run(*args: Any) -> tuple[list[Any], list[Any]]:
-        lines.clear()
-        flags: list[Any] = []
-        return _run(closed, list(args), set(closed.jaxpr.invars), flags, lines), flags
+    def run(*args: Any) -> tuple[list[Any], dict[str, Any]]:
+        outside: dict[str, Any] = {}
+        return _run(closed, args, outside), outside
 
-    return run, lines
+    return run
 
 
-def _run(
-    program: Any, args: list[Any], varies: set[Any], flags: list[Any], lines: list[str]
-) -> Any:
-    """Evaluates `program`, in which the variables in `varies` depend on the inputs."""
+def _run(program: Any, args: Sequence[Any], outside: dict[str, Any]) -> list[Any]:
+    """Evaluates `program`, and adds to `outside`."""
     jaxpr = _open(program)
     values = dict(zip(jaxpr.constvars, getattr(program, "consts", ()), strict=False))
     values |= zip(jaxpr.invars, args, strict=True)
     for eqn in jaxpr.eqns:
         operands = [x.val if hasattr(x, "val") else values[x] for x in eqn.invars]
-        moves = [not hasattr(x, "val") and x in varies for x in eqn.invars]
         if (called := _called(eqn)) is not None:
-            inner = {v for v, moving in zip(_open(called).invars, moves, strict=True) if moving}
-            results = _run(called, operands, inner, flags, lines)
+            results = _run(called, operands, outside)
         else:
-            if any(moves[1:]) and (outside := _outside(eqn, operands)) is not None:
-                flags.append(outside)
+            if (wrong := _outside(eqn, operands)) is not None:
                 where = re.match(r"(.+?):(\d+)", source_info_util.summarize(eqn.source_info))
-                lines.append(f"{Path(where[1]).name}:{where[2]}" if where else "an unknown line")
+                line = f"{Path(where[1]).name}:{where[2]}" if where else "an unknown line"
+                outside[line] = wrong | outside.get(line, False)
             bound = eqn.primitive.get_bind_params(eqn.params)  # JAX 0.9 gives a pair
             functions, params = bound if isinstance(bound, tuple) else ((), bound)
             results = eqn.primitive.bind(*functions, *operands, **params)
             results = results if eqn.primitive.multiple_results else [results]
         values.update(zip(eqn.outvars, results, strict=True))
-        varies.update(eqn.outvars if any(moves) else ())
     return [x.val if hasattr(x, "val") else values[x] for x in jaxpr.outvars]
 
 
 def _outside(eqn: Any, operands: list[Any]) -> Any | None:
-    """Whether a read is out of range; None for other operations."""
-    last = np.array(eqn.invars[0].aval.shape) - eqn.params.get("slice_sizes", 0)
-    if eqn.primitive.name == "dynamic_slice":
-        start = jnp.stack([jnp.asarray(x, jnp.int32) for x in operands[1:]])
-        return jnp.any((start < 0) | (start > last))
-    promised = eqn.params.get("mode") == jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS
-    if eqn.primitive.name == "gather" and promised:
-        last = last[list(eqn.params["dimension_numbers"].start_index_map)]
-        start = jnp.asarray(operands[1], jnp.int32)
-        return jnp.any((start < 0) | (start > last))
+    """Whether a read is out of range; None for other operations and constant indices."""
+    name, params, start = eqn.primitive.name, eqn.params, operands[1:]
+    meant = name == "gather" and params["mode"] != jax.lax.GatherScatterMode.PROMISE_IN_BOUNDS
+    if name not in ("dynamic_slice", "gather") or meant:
+        return None
+    if not any(isinstance(x, jax.core.Tracer) for x in start):
+        return None
+    last = np.array(eqn.invars[0].aval.shape) - params["slice_sizes"]
+    if name == "gather":
+        last, start = last[list(params["dimension_numbers"].start_index_map)], start[0]
+    first = jnp.asarray(start, jnp.int32)
+    return jnp.any((first < 0) | (first > last))
+
+
+def tree_difference(before: Any, after: Any) -> tuple[str, str, str] | None:
+    """Where two trees with equal paths differ in type or in static fields: path, before, after."""
+    errors = equality_errors_pytreedef(jax.tree.structure(before), jax.tree.structure(after))
+    for path, *kinds, _ in errors:
+        old, new = (re.sub(r"<class '(?:.*\.)?(\w+)'>", r"\1", kind) for kind in kinds)
+        return jax.tree_util.keystr(path).removeprefix("."), old, new
     return None
 
 

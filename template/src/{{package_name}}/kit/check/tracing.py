@@ -4,13 +4,14 @@ From the template: changes of yours are kept, `copier update` merges new version
 """
 
 import inspect
+import pickle
 import random
 import re
 import site
 import sysconfig
 import traceback
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,17 +85,6 @@ def leaves(tree: Tree) -> dict[str, Any]:
     return {jax.tree_util.keystr(path).removeprefix("."): leaf for path, leaf in found}
 
 
-def containers(tree: Tree, name: str = "") -> dict[str, str]:
-    """The containers in `tree` by path, each with its type's name; None is one of them."""
-    children, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is not tree)
-    if len(children) == 1 and not children[0][0]:
-        return {}  # a leaf
-    found = {name.removeprefix("."): type(tree).__name__}
-    for path, child in children:
-        found |= containers(child, name + jax.tree_util.keystr(path))
-    return found
-
-
 def part(path: str) -> str:
     """The field of `State` that a path leads through: `obs`, `metrics`, ..."""
     return re.split(r"[.\[]", path)[0]
@@ -131,34 +121,14 @@ def far_apart(a: Tree, b: Tree) -> list[str]:
         x, y = (v if hasattr(v, "dtype") else np.asarray(v) for v in (x, y))
         if (x.shape, x.dtype) != (y.shape, y.dtype):
             return True  # another rule's
-        if jnp.issubdtype(x.dtype, jnp.inexact):
-            wide = np.complex128 if jnp.iscomplexobj(x) else np.float64
-            x, y = np.asarray(x, wide), np.asarray(y, wide)
-            return np.allclose(x, y, rtol=1e-2, atol=1e-2, equal_nan=True)
-        if x.dtype == np.uint8 and x.size >= 64:  # an image: a level more or less here and there
-            off = np.abs(np.asarray(x, int) - np.asarray(y, int))
-            return bool(np.max(off) <= 1 and np.mean(off) < 0.1)
-        return bits(x) == bits(y)
+        if not (jnp.issubdtype(x.dtype, jnp.inexact) or x.dtype == np.uint8):
+            return bits(x) == bits(y)
+        level = 1 if x.dtype == np.uint8 else 0.01  # of an image
+        x, y = (np.asarray(v).astype(complex) for v in (x, y))
+        return np.allclose(x, y, rtol=0.01, atol=level, equal_nan=True)
 
     left, right = leaves(a), leaves(b)
     return sorted(p for p in left.keys() & right.keys() if not alike(left[p], right[p]))
-
-
-def conform(new: Tree, like: Tree) -> Tree:
-    """`new` with the structure, shapes and dtypes of `like`, and where it lacks a leaf, `like`'s.
-
-    So that a run can go on after a step that returns something else than it got.
-    """
-    given = leaves(new)
-
-    def fit(path: str, old: Any) -> Any:
-        x = given.get(path, old)
-        if jnp.shape(x) != jnp.shape(old):
-            x = jnp.reshape(x, jnp.shape(old)) if jnp.size(x) == jnp.size(old) else old
-        return x if is_key(old) else jax.lax.convert_element_type(x, old.dtype)
-
-    fitted = [fit(path, old) for path, old in leaves(like).items()]
-    return jax.tree.unflatten(jax.tree.structure(like), fitted)
 
 
 # TRACING: what a call does, without running it.
@@ -174,7 +144,6 @@ class Call:
       numbers: paths of leaves that are Python numbers.
       given: paths of the state it was given at which it wrote something else, in place.
       written: what it changed on the environment, such as `self.count`.
-      made: what it added there and is no traced value: a constant, if it does so only once.
       host_random: whether it drew from NumPy's or Python's own random numbers.
     """
 
@@ -184,7 +153,6 @@ class Call:
     numbers: frozenset[str]
     given: tuple[str, ...]
     written: tuple[str, ...]
-    made: tuple[str, ...]
     host_random: bool
 
     @property
@@ -241,87 +209,62 @@ def trace(env: Env, function: Callable[..., State], *args: Any) -> Call | Failur
         reading = jaxprs.read(closed, zero)
     except BaseException as error:
         return failure(error, env)
-    written, made = _changes(mine, snapshot(env))
+    now = snapshot(env)
+    changed = [name for name in {**mine, **now} if mine.get(name) != now.get(name)]
+    written = tuple(n for n in changed if not any(m != n and m.startswith(n) for m in changed))
     drawn = theirs != _host_random_state()
-    return Call(state, closed, reading, written=written, made=made, host_random=drawn, **seen)
+    return Call(state, closed, reading, written=written, host_random=drawn, **seen)
 
 
 def _host_random_state() -> bytes:
-    name, keys, *rest = np.random.get_state()
-    return repr((name, rest, random.getstate())).encode() + np.asarray(keys).tobytes()
+    return pickle.dumps((np.random.get_state(), random.getstate()))
 
 
-SCALARS = (bool, int, float, complex, str, bytes, type(None))
+TRACED, GENERATOR, OTHER = "a traced value", "a generator", ""
 GENERATORS = (np.random.Generator, np.random.RandomState, random.Random)
-OPAQUE = (*SCALARS, *GENERATORS, jax.Array, np.ndarray, type, types.ModuleType)
 
 
-@dataclass(frozen=True)
-class Hanging:
-    """A value that hangs on an environment, in a form that can be compared later."""
+def snapshot(env: Env) -> dict[str, tuple[str, Any]]:
+    """What hangs on an environment, by name: its kind, and something to compare it by later."""
+    found: dict[str, tuple[str, Any]] = {}
+    visited: dict[int, Any] = {}
 
-    content: Any
-    traced: bool = False
-    generator: bool = False
-
-    @classmethod
-    def of(cls, x: Any, made: bool) -> "Hanging":
-        """`made`: a mapping made `x` when it was asked for it, so the id of `x` means nothing."""
+    def visit(name: str, x: Any, depth: int) -> None:
+        inner: Iterable[tuple[str, Any]] = ()
         if isinstance(x, jax.core.Tracer):
-            return cls(id(x), traced=True)
-        if isinstance(x, np.ndarray):
-            some = x if x.nbytes < 1_000_000 else x.reshape(-1)[:: x.size // 10_000]
-            return cls((x.shape, str(x.dtype), some.tobytes()))
-        if isinstance(x, np.random.Generator):
-            return cls(repr(x.bit_generator.state), generator=True)
-        if isinstance(x, np.random.RandomState | random.Random):
-            state = x.getstate() if isinstance(x, random.Random) else x.get_state()
-            return cls(repr(state), generator=True)
-        return cls(x if isinstance(x, SCALARS) else type(x).__name__ if made else id(x))
-
-
-def snapshot(env: Env) -> dict[str, Hanging]:
-    """Everything that hangs on an environment, by name."""
-    found: dict[str, Hanging] = {}
-    visited: set[int] = set()
-
-    def visit(name: str, x: Any, depth: int, made: bool = False) -> None:
-        try:
-            found[name] = Hanging.of(x, made)
-            if isinstance(x, OPAQUE) or callable(x) or depth == 0 or id(x) in visited:
-                return
-            visited.add(id(x))
-            made = made or (isinstance(x, Mapping) and not isinstance(x, dict))
-            if isinstance(x, Mapping):
-                inner = [(f"[{key!r}]", value) for key, value in x.items()]
-            elif isinstance(x, list | tuple | set):
-                inner = [(f"[{i}]", value) for i, value in enumerate(x)]
-            else:
-                inner = [(f".{key}", value) for key, value in getattr(x, "__dict__", {}).items()]
+            found[name] = TRACED, id(x)
+        elif isinstance(x, GENERATORS):
+            found[name] = GENERATOR, pickle.dumps(x)
+        elif isinstance(x, np.ndarray):
+            found[name] = OTHER, (x.shape, hash(x.tobytes()))
+        elif isinstance(x, bool | int | float | complex | str | bytes | None):
+            found[name] = OTHER, repr(x)
+        elif isinstance(x, Mapping):
+            inner = [(f"[{key!r}]", value) for key, value in x.items()]
+        elif isinstance(x, list | tuple | set):
+            inner = [(f"[{i}]", value) for i, value in enumerate(x)]
+        elif isinstance(x, jax.Array | types.ModuleType) or callable(x):
+            found[name] = OTHER, id(x)
+        else:
+            inner = [(f".{key}", value) for key, value in vars(x).items()]
+        # Some containers make what they hold when they are asked for it: compare that alone.
+        found.setdefault(name, (OTHER, type(x)))
+        if depth and id(x) not in visited:
+            visited[id(x)] = x
             for key, value in inner:
-                visit(name + key, value, depth - 1, made)
+                look(name + key, value, depth - 1)
+
+    def look(name: str, x: Any, depth: int = 5) -> None:
+        try:
+            visit(name, x, depth)
         except BaseException:  # it can't be looked at: assume that it stays as it is
-            found[name] = Hanging("unknown")
+            found[name] = OTHER, None
 
-    for name, value in getattr(env, "__dict__", {}).items():
-        visit(f"self.{name}", value, 5)
-    for owner in type(env).__mro__[:-1]:
-        if not owner.__module__.startswith(("brax.", "abc")):
-            for name, value in list(vars(owner).items()):
-                if not name.startswith("__") and not hasattr(value, "__get__"):
-                    visit(f"{owner.__name__}.{name}", value, 2)
+    for owner in (*reversed(type(env).__mro__[:-1]), env):
+        for name, value in list(getattr(owner, "__dict__", {}).items()):
+            if not name.startswith("__") and not hasattr(type(value), "__get__"):
+                look(f"self.{name}", value)
     return found
-
-
-def _changes(before: dict[str, Hanging], after: dict[str, Hanging]) -> list[tuple[str, ...]]:
-    """Names whose value changed, and names that are new or were None; the deepest of each."""
-    nothing = Hanging(None)
-    new = [n for n, x in after.items() if before.get(n, nothing) == nothing != x and not x.traced]
-    changed = [n for n in {**before, **after} if n not in new and before.get(n) != after.get(n)]
-    return [
-        tuple(n for n in some if not any(m != n and m.startswith(n) for m in some))
-        for some in (changed, new)
-    ]
 
 
 # Entries that Brax's and this package's training wrappers add to a state.
