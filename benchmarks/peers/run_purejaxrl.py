@@ -1,0 +1,119 @@
+"""Trains seeds at once with purejaxrl: run_purejaxrl.py PATH JSON, with a checkout's path.
+
+It changes the source as it loads it, so that purejaxrl can do the same work: hidden layers of 64
+swish units, and in ppo_continuous_action.py Pendulum from gymnax instead of Brax's physics. Brax
+and Navix, which it imports and does not need here, are left out; that makes it start faster.
+
+JAX 0.10.2 can wait for itself for ever when it decomposes matrices in batches on few cores, as the
+orthogonal initialiser does under vmap. So each seed's matrices are initialised by themselves.
+"""
+
+import json
+import sys
+import types
+from pathlib import Path
+from unittest import mock
+
+import gymnax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+
+class Pendulum:
+    """Gymnax's Pendulum with actions from -1 to 1, in the place of `BraxGymnaxWrapper`."""
+
+    def __init__(self, name: str) -> None:
+        self._env, self._params = gymnax.make(name)
+
+    def reset(self, key, params=None):
+        return self._env.reset(key, self._params)
+
+    def step(self, key, state, action, params=None):
+        return self._env.step(key, state, 2.0 * action, self._params)
+
+    def observation_space(self, params):
+        return self._env.observation_space(self._params)
+
+    def action_space(self, params):
+        return self._env.action_space(self._params)
+
+
+def load(path: Path, name: str) -> types.ModuleType:
+    """A module of purejaxrl with the networks that all peers train."""
+    source = (path / "purejaxrl" / f"{name}.py").read_text()
+    source = replaced(source, "activation = nn.tanh", "activation = nn.swish", 1)
+    if name == "ppo_continuous_action":
+        source = replaced(source, "            256, kernel", "            64, kernel", 4)
+    assert source.count("            64, kernel") == 4
+    module = types.ModuleType(name)
+    sys.path.insert(0, str(path / "purejaxrl"))
+    absent = ("navix", "brax", "brax.envs", "brax.envs.wrappers", "brax.envs.wrappers.training")
+    with mock.patch.dict(sys.modules, {each: mock.MagicMock() for each in absent}):
+        exec(compile(source, name, "exec"), module.__dict__)
+    module.BraxGymnaxWrapper = Pendulum
+    module.orthogonal = orthogonal
+    return module
+
+
+def orthogonal(scale: float):
+    """Flax's initialiser; under vmap it is called once for each seed."""
+    initialize = nn.initializers.orthogonal(scale)
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.custom_batching.sequential_vmap(lambda key: initialize(key, shape, dtype))(key)
+
+    return init
+
+
+def replaced(source: str, old: str, new: str, count: int) -> str:
+    assert source.count(old) == count, f"purejaxrl has changed: {old!r}"
+    return source.replace(old, new)
+
+
+def main() -> None:
+    path, given = Path(sys.argv[1]), json.loads(sys.argv[2])
+    discrete = given["task"] == "cartpole"
+    module = load(path, "ppo" if discrete else "ppo_continuous_action")
+    train = module.make_train(
+        {
+            "ENV_NAME": "CartPole-v1" if discrete else "Pendulum-v1",
+            "NUM_ENVS": given["num_envs"],
+            "NUM_STEPS": given["unroll_length"],
+            "TOTAL_TIMESTEPS": given["num_timesteps"],
+            "UPDATE_EPOCHS": given["num_updates_per_batch"],
+            "NUM_MINIBATCHES": given["num_minibatches"],
+            "LR": given["learning_rate"],
+            "ANNEAL_LR": False,
+            "GAMMA": given["discounting"],
+            "GAE_LAMBDA": given["gae_lambda"],
+            "CLIP_EPS": given["clipping_epsilon"],
+            "ENT_COEF": given["entropy_cost"],
+            "VF_COEF": 0.5,
+            "MAX_GRAD_NORM": given["max_grad_norm"],
+            "ACTIVATION": "tanh",  # by now swish
+            "NORMALIZE_ENV": given["normalize_observations"],
+        }
+    )
+    keys = jax.random.split(jax.random.PRNGKey(given["seed"]), given["num_seeds"])
+    out = jax.block_until_ready(jax.jit(jax.vmap(train))(keys))
+    metrics = jax.tree.map(np.asarray, out["metrics"])  # (seeds, updates, steps, environments)
+    # It does not evaluate, so these are training episodes, with sampled actions.
+    last = slice(-max(1, metrics["timestep"].shape[1] // 10), None)
+    ended, returns = metrics["returned_episode"], metrics["returned_episode_returns"]
+    print(
+        json.dumps(
+            {
+                "steps": int(metrics["timestep"].max()) * given["num_envs"],
+                "gradient_steps": int(jnp.max(out["runner_state"][0].step)),
+                "returns": [
+                    float(r[last][e[last]].mean()) for r, e in zip(returns, ended, strict=True)
+                ],
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
