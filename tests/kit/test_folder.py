@@ -131,6 +131,7 @@ def full_disk(left: int) -> Iterator[None]:
 def test_a_pasted_path_names_the_path_and_runs_nothing(name: str, tmp_path: Path) -> None:
     word = files.quoted(Path(name))
     assert word.isprintable()
+    assert not word.startswith("-")
     echo = ["bash", "-c", f"printf %s {word}"]
     said = subprocess.run(echo, cwd=tmp_path, capture_output=True, check=True).stdout
     assert os.path.normpath(said) == os.fsencode(name)
@@ -393,6 +394,8 @@ def edit(run: Path, change: Callable[[Any], Any]) -> None:
         (lambda saved: saved["settings"].update(episode_length=10**8), "episode_length"),
         (lambda saved: saved["settings"].update(learning_rate=float("nan")), "learning_rate"),
         (lambda saved: saved["settings"].update(seed=10**400), "more than 19 digits"),
+        (lambda saved: saved["settings"].update(entropy_cost=10**10), "which is too large"),
+        (lambda saved: saved["versions"].update(jax=1), "versions are not all strings"),
         (lambda saved: saved.update(task={"class": "x"}), "task is not a string"),
         (lambda saved: saved.pop("settings"), "settings is not an object"),
         (lambda saved: saved.update(observation="\x1b[31m"), "observation is neither"),
@@ -466,6 +469,11 @@ def test_what_differs_from_the_saved_run_is_said(run: Path) -> None:
     assert "action_space Continuous(size=2), but the environment has Discrete(size=3) now" in said
     said = refused(runs.load_policy, run, toy_task(observe=lambda x: jnp.stack([x, x, x])))
     assert "observation [2], but the environment has [3]" in said
+    edit(run, lambda saved: saved.update(observation={"\x1b[31m": [2]}, action_space="\x1b[31m"))
+    refused(runs.load_policy, run, TASK)
+    edit(run, lambda saved: saved.update(observation=[2]))
+    refused(runs.load_policy, run, TASK)
+    edit(run, lambda saved: saved.update(action_space=fingerprint.sizes(Toy())["action_space"]))
     wider = dataclasses.replace(TASK.network_factory, policy_hidden_layer_sizes=(9,))
     said = refused(runs.load_policy, run, dataclasses.replace(TASK, network_factory=wider))
     assert "params.policy" in said
@@ -493,8 +501,8 @@ def test_another_activation_is_said(other: Any, tmp_path: Path) -> None:
 
 def test_other_versions_and_another_environment_are_said(run: Path) -> None:
     assert runs.changes_since(run, TASK) == []
-    edit(run, lambda saved: saved["versions"].update(jax="0.10.0\x1b[31m", networks="another"))
-    edit(run, lambda saved: saved.update(source="another", device="Babbage"))
+    edit(run, lambda saved: saved["versions"].update(jax="0.10.0\x1b[31m"))
+    edit(run, lambda saved: saved.update(source="x", device="Babbage", networks="x"))
     jax_said, device, source = runs.changes_since(run, TASK)
     assert jax_said == rf"JAX was 0.10.0\x1b[31m and is {jax.__version__} now."
     assert "Babbage" in device
@@ -502,11 +510,12 @@ def test_other_versions_and_another_environment_are_said(run: Path) -> None:
 
 
 def test_where_a_function_lies_in_memory_makes_no_difference(tmp_path: Path) -> None:
-    """The jaxpr of a function with a derivative of its own names its address."""
+    """The jaxpr of a callback names the function."""
 
     def task() -> Task:
-        activation = jax.custom_jvp(lambda x: x * 2)
-        activation.defjvp(lambda x, dx: (x[0] * 2, dx[0] * 2))
+        def activation(x: jax.Array) -> jax.Array:
+            return jax.pure_callback(lambda x: x, x, x, vmap_method="sequential")
+
         return dataclasses.replace(TASK, network_factory=networks(activation))
 
     first = task()

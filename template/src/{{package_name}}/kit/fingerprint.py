@@ -7,7 +7,6 @@ import hashlib
 import inspect
 import json
 import platform
-import re
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -102,8 +101,7 @@ def _networks(ppo: PPO) -> str:
     )
     key = jax.ShapeDtypeStruct((2,), np.uint32)
     jaxpr = jax.make_jaxpr(act)(state.normalizer_params, state.params, obs, key)
-    # Functions are written with their addresses, which differ in each process.
-    digest = hashlib.sha256(re.sub("0x[0-9a-f]+", "", str(jaxpr)).encode())
+    digest = hashlib.sha256(str(jaxpr).encode())  # JAX leaves the addresses of functions out
     for constant in jaxpr.consts:
         digest.update(np.asarray(raw(constant)).tobytes())
     return digest.hexdigest()
