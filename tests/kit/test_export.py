@@ -16,7 +16,7 @@ import pytest
 from brax.training.agents.ppo.networks import make_ppo_networks
 from flax import linen as nn
 from kit import export as exporting
-from kit import runs
+from kit import fingerprint, runs
 from kit.errors import UsageError
 from kit.export import export
 from kit.task import Task
@@ -105,7 +105,7 @@ def observations(task: Task, size: int = 5) -> Any:
             return random.integers(0, 256, (size, *x.shape), np.uint8)
         return random.normal(size=(size, *x.shape)).astype(x.dtype)
 
-    return jax.tree.map(draw, runs.reset_shapes(task.environment()).obs)
+    return jax.tree.map(draw, fingerprint.reset_shapes(task.environment()).obs)
 
 
 ELSEWHERE = """

@@ -95,7 +95,7 @@ def python(code: str, devices: int = 1) -> "subprocess.Popen[str]":
     # Most of them compile the same programs.
     cache = Path(tempfile.gettempdir()) / f"copier-brax-env-{os.getuid()}-jax-{jax.__version__}"
     return subprocess.Popen(
-        [sys.executable, "-c", "import conftest\nfrom toys import toy_task\n" + code],
+        [sys.executable, "-c", "import conftest, kit\nfrom toys import toy_task\n" + code],
         env={
             **os.environ,
             "JAX_COMPILATION_CACHE_DIR": str(cache),

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import check as checker
-from . import devices, files, rollout, runs
+from . import devices, files, fingerprint, rollout, runs
 from . import export as exporting
 from . import replay as replaying
 from . import train as training
@@ -163,7 +163,8 @@ def main(program: str, config: str | ModuleType, args: Sequence[str] | None = No
         print(error, file=sys.stderr)
         sys.exit(1)
     except OSError as error:
-        print(f"{error.filename or 'A file'} can't be used: {error.strerror}.", file=sys.stderr)
+        name = files.printable(error.filename or "A file")
+        print(f"{name} can't be used: {files.reason(error)}.", file=sys.stderr)
         sys.exit(1)
     except TrainingStopped as stopped:
         _leave(128 + stopped.signal)
@@ -268,7 +269,8 @@ def _train(program: str, tasks: Mapping[str, Task], asked: Train) -> None:
         saved = runs.read_config(asked.resume)
         if name not in (None, saved["task"]):
             raise UsageError(
-                f"{asked.resume} was trained on the task {saved['task']}: leave {name} out."
+                f"{files.printable(asked.resume)} was trained on the task "
+                f"{files.printable(saved['task'])}: leave {name} out."
             )
         name = saved["task"]
         _refuse_changes(asked.resume, PPOConfig(**saved["settings"]), settings)
@@ -290,8 +292,9 @@ def _refuse_changes(run: Path, saved: PPOConfig, asked: PPOConfig) -> None:
         before, now = getattr(saved, field.name), getattr(asked, field.name)
         if now != before and field.name != "num_timesteps":
             raise UsageError(
-                f"{field.name} is {before} in {run} and can't change in the middle of a run: leave "
-                f"it out, or start a new run from its policy with --init-from {run}."
+                f"{field.name} is {before} in {files.printable(run)} and can't change in the "
+                "middle of a run: leave it out, or start a new run from its policy with "
+                f"--init-from {files.quoted(run)}."
             )
 
 
@@ -340,7 +343,7 @@ def _play(program: str, tasks: Mapping[str, Task], asked: Play) -> None:
         print(f"No GIF: {error}.")
         return
     note = f"; {cut} of them cut after {asked.max_frames} frames, see --max-frames" * bool(cut)
-    print(f"Three episodes are drawn in {gif}{note}.")
+    print(f"Three episodes are drawn in {files.printable(gif)}{note}.")
 
 
 def _replay(program: str, tasks: Mapping[str, Task], asked: Replay) -> None:
@@ -355,13 +358,14 @@ def _export(program: str, tasks: Mapping[str, Task], asked: Export) -> None:
         asked.run, tasks, steps=asked.steps, seed=asked.seed, onnx=asked.onnx
     )
     for path, how_to_load in written.items():
-        print(f"{path}, to be loaded with:\n\n{textwrap.indent(how_to_load, '    ')}")
+        print(f"{files.printable(path)} is written. To act on a batch of observations:\n")
+        print(textwrap.indent(how_to_load, "    "))
 
 
 def _bench(program: str, tasks: Mapping[str, Task], asked: Bench) -> None:
     _, task = choose(tasks, asked.task)
     environment = task.environment()
-    obs = runs.reset_shapes(environment).obs
+    obs = fingerprint.reset_shapes(environment).obs
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(obs))
     for num_envs in (1, 8, 64, 512, 1024, 4096, 8192):
         if num_envs * size > 500e6:

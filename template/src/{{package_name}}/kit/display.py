@@ -403,7 +403,7 @@ class _Wandb:
         self.place = "Weights & Biases: " + (
             f"wandb sync {shlex.quote(str(Path(self._run.dir).parent))}"
             if self._run.offline
-            else self._run.url
+            else str(self._run.url)
         )
 
     def report(self, row: Row) -> None:

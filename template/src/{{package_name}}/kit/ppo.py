@@ -172,7 +172,7 @@ class PPOConfig:
         elif annotation is int and not isinstance(value, int):
             right, what = False, "a whole number"
         else:
-            in_range, what = RANGES.get(name, (lambda x: 0 < x < math.inf, "greater than 0"))
+            in_range, what = RANGES.get(name, (lambda x: 0 < x < 3e38, "greater than 0"))
             right = in_range(value)
         if not right:
             what += ", or None" * (annotation == float | None)
@@ -184,7 +184,7 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(("discounting", "gae_lambda"), (lambda x: 0 <= x <= 1, "from 0 to 1")),
     **dict.fromkeys(
         ("entropy_cost", "vf_loss_coefficient", "normalize_observations_std_eps"),
-        (lambda x: 0 <= x < math.inf, "0 or more"),
+        (lambda x: 0 <= x < 3e38, "0 or more"),
     ),
     **dict.fromkeys(
         (
@@ -218,8 +218,10 @@ class HyperParameters(flax.struct.PyTreeNode):
     @classmethod
     def of(cls, config: PPOConfig) -> "HyperParameters":
         """Those of `config`."""
-        given: dict[str, Any] = {f.name: getattr(config, f.name) for f in fields(cls)}
-        return cls(**{name: np.asarray(x, np.float32) for name, x in given.items()})
+        given: dict[str, Any] = {
+            field.name: np.asarray(getattr(config, field.name), np.float32) for field in fields(cls)
+        }
+        return cls(**given)
 
 
 class TrainingState(flax.struct.PyTreeNode):

@@ -3,6 +3,7 @@
 From the template: changes of yours are kept, `copier update` merges new versions in.
 """
 
+import io
 import time
 import warnings
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from brax.envs.base import Env, PipelineEnv, State
 from brax.envs.wrappers.training import EvalMetrics, EvalWrapper
 from PIL import Image
 
+from . import files
 from .actions import ActionSpace, action_space_of
 from .errors import UsageError
 from .wrappers import wrap_for_evaluation, wrap_for_training
@@ -170,7 +172,9 @@ def write_gif(
         else:
             cut += 1
         frames += [frames[-1]] * 10  # half a second at the end of an episode
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=50, loop=0)
+    gif = io.BytesIO()
+    frames[0].save(gif, "GIF", save_all=True, append_images=frames[1:], duration=50, loop=0)
+    files.write(path, gif.getvalue())
     return cut
 
 

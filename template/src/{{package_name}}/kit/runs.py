@@ -32,7 +32,6 @@ from brax.training.agents.ppo.networks import make_inference_fn
 from . import files, fingerprint, pytrees
 from .errors import UsageError
 from .files import printable, quoted
-from .fingerprint import reset_shapes as reset_shapes
 from .ppo import PPOConfig, TrainingState, policy_params
 from .rollout import Policy
 from .task import Task, choose

@@ -22,7 +22,7 @@ from . import curve, devices, rollout, runs
 from .actions import action_space_of
 from .display import Display, Reporter, advice, reporters, require_extras
 from .errors import TrainingDivergedError, TrainingStopped, UsageError
-from .files import quoted
+from .files import printable, quoted
 from .ppo import PPOConfig, Totals, TrainingState
 from .programs import Programs
 from .task import Task
@@ -137,6 +137,8 @@ def train(
             state = programs.init()
         if parameters is not None:
             state = state.replace(params=parameters[0], normalizer_params=parameters[1])
+        state = programs.place(state)
+        on_host = None if parameters is None else programs.fetch(state)
 
         reporter = Reporter()
         if writes:
@@ -146,6 +148,8 @@ def train(
             else:
                 run = runs.make_folder(run)
                 stack.enter_context(runs.lock(run))
+                if on_host is not None:  # without it a run stopped early would start from its seed
+                    runs.save_resume(run, on_host)
             runs.write_config(run, name, task)
             reporter = reporters(run, config, tensorboard=options.tensorboard, wandb=options.wandb)
             stack.callback(reporter.close)
@@ -153,7 +157,7 @@ def train(
         seeds = f" for each of {config.num_seeds} seeds" if config.num_seeds > 1 else ""
         display.say(
             f"Training for {total:,} steps{seeds} ({config.num_timesteps:,} asked for; "
-            f"{config.steps_per_update:,} an update) into {run}"
+            f"{config.steps_per_update:,} an update) into {printable(run)}"
         )
         for place in reporter.places:
             display.say(place)
@@ -166,7 +170,7 @@ def train(
             run, task, programs, display, options, report_row if writes else lambda row: None
         )
         try:
-            loop.train(programs.place(state), done)
+            loop.train(state, done)
         finally:
             if writes and len({row["steps"] for row in runs.read_metrics(run)}) > 1:
                 curve.draw(run)
@@ -186,7 +190,7 @@ def _load(run: Path, task: Task, programs: Programs) -> tuple[TrainingState | No
     done = int(np.max(state.updates))
     if done >= config.num_updates:
         raise UsageError(
-            f"{run} has {done * config.steps_per_update:,} steps already; "
+            f"{printable(run)} has {done * config.steps_per_update:,} steps already; "
             "ask for more with --num-timesteps."
         )
     return state, to_say
@@ -317,12 +321,12 @@ class _Loop:
         on_host = self.programs.fetch(state)
 
         def write() -> None:
-            # In this order: a crash in between leaves nothing that contradicts the rest.
+            # In this order: a resumed run forgets rows that are newer than what it goes on from.
             if rows:
                 runs.save_checkpoint(self.run, on_host, done * self.config.steps_per_update)
+                runs.append_metrics(self.run, rows)
             runs.save_resume(self.run, on_host)
             if rows:
-                runs.append_metrics(self.run, rows)
                 runs.keep(self.run, self.options.keep)
 
         if devices.is_first():
