@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,14 +11,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from brax.envs.base import State
+from brax.envs.base import Env, State, Wrapper
+from flax import linen as nn
+from kit import cli, runs
 from kit import replay as replaying
-from kit import runs
+from kit.errors import TrainingDivergedError
 from kit.programs import Programs
 from kit.replay import Finding, replay
 from kit.task import Task
+from kit.train import train
+from kit.wrappers import wrap_for_training
 from PIL import Image
-from toys import Toy, toy_task
+from rich.console import Console
+from toys import SPACES, Toy, toy_task
 
 EPISODE = 10  # steps; an update has 8
 NUM_ENVS = 4
@@ -288,3 +294,278 @@ def test_a_plant_is_found(
     )
     with Image.open(run / "replay" / "replay.gif") as gif:
         assert gif.size == (8, 8)
+
+
+# ---- other runs ---------------------------------------------------------------------------------
+
+
+class Planted(Toy):
+    """Counts the steps of an episode; `bad` says what to add to the reward."""
+
+    def __init__(self, bad: Callable[[State, jax.Array], jax.Array], **toy: Any) -> None:
+        super().__init__(**toy)
+        self._bad = bad
+
+    def reset(self, rng: jax.Array) -> State:
+        state = super().reset(rng)
+        first = state.pipeline_state["x"]
+        memory = {**state.pipeline_state, "t": jnp.float32(0), "first": first, "v": first * 0}
+        return state.replace(pipeline_state=memory)
+
+    def step(self, state: State, action: jax.Array) -> State:
+        after = super().step(state, action)
+        t = state.pipeline_state["t"] + 1
+        after = after.replace(pipeline_state={**after.pipeline_state, "t": t})
+        return after.replace(reward=after.reward + self._bad(after, action))
+
+
+def planted(bad: Callable[[State, jax.Array], jax.Array], **settings: Any) -> Task:
+    task = toy_task(**{"episode_length": EPISODE, "num_evals": 2, **settings})
+    return dataclasses.replace(task, environment=lambda: Planted(bad))
+
+
+def root_of(state: State, where: jax.Array) -> jax.Array:
+    del state
+    return jnp.sqrt(jnp.where(where, -1.0, 0.0))  # bad
+
+
+def at(step: int) -> Callable[[State, jax.Array], jax.Array]:
+    return lambda state, action: root_of(state, state.pipeline_state["t"] == step)
+
+
+@pytest.mark.parametrize("step", [3, 6])
+def test_a_single_step_of_a_repeated_action(step: int, tmp_path: Path) -> None:
+    task = planted(at(step), action_repeat=2)
+    finding = found(replay(new_run(task, tmp_path / "run", evaluations=1), task))
+    assert (finding.leaf, finding.step, finding.environment) == ("reward", step, 0)
+    assert finding.steps == (step + 1) // 2 * 2 * NUM_ENVS
+    assert "# bad" in source_line(finding)
+
+
+def test_one_seed_of_two(tmp_path: Path) -> None:
+    starts = [
+        jax.jit(planted(at(99), seed=3 + i).make_ppo().init)(np.uint32(3 + i)).env_state
+        for i in range(2)
+    ]
+    firsts = np.array([x.pipeline_state["first"] for x in starts])
+    largest = firsts[1].max()
+    assert firsts[0].max() < largest, "choose another seed"
+
+    def bad(state: State, action: jax.Array) -> jax.Array:
+        is_it = jnp.abs(state.pipeline_state["first"] - largest) < 1e-6
+        return root_of(state, is_it & (state.pipeline_state["t"] == 4))
+
+    task = planted(bad, seed=3, num_seeds=2)
+    finding = found(replay(new_run(task, tmp_path / "run", evaluations=1), task))
+    assert (finding.seed, finding.environment) == (4, firsts[1].argmax())
+    assert (finding.leaf, finding.step) == ("reward", 4)
+    assert "(seed 4)" in finding.text
+
+
+def test_discrete_actions(tmp_path: Path) -> None:
+    """The second action alone does harm."""
+    space = SPACES["discrete"]
+    harm = lambda state, action: root_of(state, (action == 1) & (state.pipeline_state["t"] > 2))  # noqa: E731
+    task = dataclasses.replace(
+        toy_task(space, episode_length=EPISODE, num_evals=2),
+        # A typed key, which files can't hold as it is.
+        environment=lambda: Planted(harm, action_space=space, key=jax.random.wrap_key_data),
+    )
+    run = new_run(task, tmp_path / "run", evaluations=1)
+    finding = found(replay(run, task))
+    assert (finding.leaf, finding.value) == ("reward", "nan")
+    with np.load(run / "replay" / "before.npz") as before:
+        assert before["action"] == 1
+        assert before["pipeline_state['t']"] + 1 == finding.step
+        assert finding.step == 3
+
+
+class BadStart(Toy):
+    """Some first states are bad: of the training's first episodes or of later ones."""
+
+    limit = 0.0
+
+    def reset(self, rng: jax.Array) -> State:
+        state = super().reset(rng)
+        x = state.pipeline_state["x"]
+        speed = jnp.sqrt(self.limit - x)  # bad
+        return state.replace(obs=jnp.stack([x, speed]))
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_reset(later: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = dataclasses.replace(
+        toy_task(episode_length=4, num_evals=2, bootstrap_on_timeout=False), environment=BadStart
+    )
+    monkeypatch.setattr(BadStart, "limit", 2.0)
+    ppo = task.make_ppo()
+    state = jax.jit(ppo.init)(np.uint32(0))
+    first = np.asarray(state.env_state.pipeline_state["x"])
+    # The first states of the second episodes.
+    keys = jax.vmap(jax.random.split)(state.env_state.info["reset_key"])[:, 0]
+    second = np.asarray(jax.vmap(Toy().reset)(keys).pipeline_state["x"])
+    limit = (np.sort(second)[-2:].mean() if later else np.sort(first)[-2:].mean()).item()
+    if later and limit <= first.max():
+        limit = (first.max() + second.max()).item() / 2
+        assert second.max() > limit > first.max(), "choose another seed"
+    monkeypatch.setattr(BadStart, "limit", limit)
+    finding = found(replay(new_run(task, tmp_path / "run", evaluations=1), task))
+    assert (finding.leaf, finding.value, finding.step) == ("obs[1]", "nan", 0)
+    assert finding.environment == ((second if later else first) > limit).argmax()
+    assert finding.steps == (4 * NUM_ENVS if later else 0)
+    assert "# bad" in source_line(finding)
+
+
+def test_an_evaluation_alone(tmp_path: Path) -> None:
+    """Only the most likely actions do harm, or the number of environments tells an evaluation."""
+    task = planted(at(99), num_eval_envs=64)
+    start = jax.jit(task.make_ppo().init)(np.uint32(0))
+    limit = float(np.max(start.env_state.pipeline_state["first"]))
+
+    def bad(state: State, action: jax.Array) -> jax.Array:
+        return root_of(
+            state, (state.pipeline_state["first"] > limit) & (state.pipeline_state["t"] == 7)
+        )
+
+    task = dataclasses.replace(task, environment=lambda: Planted(bad))
+    finding = found(replay(new_run(task, tmp_path / "run"), task))
+    assert (finding.leaf, finding.step, finding.steps) == ("reward", 7, 0)
+    assert "in the evaluation" in finding.text
+    assert "# bad" in source_line(finding)
+
+
+class Windy(Toy):
+    """A wind that only some of the randomised systems have."""
+
+    def step(self, state: State, action: jax.Array) -> State:
+        after = super().step(state, action)
+        return after.replace(reward=jnp.sqrt(0.5 - self.sys["wind"]))  # bad
+
+
+def winds(system: Any, rng: jax.Array) -> tuple[Any, Any]:
+    return {"wind": jax.vmap(jax.random.uniform)(rng)}, {"wind": 0}
+
+
+def test_a_randomised_system(tmp_path: Path) -> None:
+    task = dataclasses.replace(toy_task(num_evals=2), environment=Windy, randomization_fn=winds)
+    state = jax.jit(task.make_ppo().init)(np.uint32(0))
+    wind = np.asarray(state.env_state.pipeline_state["wind"])
+    assert wind.min() < 0.5 < wind.max()
+    finding = found(replay(new_run(task, tmp_path / "run", evaluations=1), task))
+    assert (finding.leaf, finding.step) == ("reward", 1)
+    assert finding.environment == (wind > 0.5).argmax()
+    assert "# bad" in source_line(finding)
+
+
+class Relative(Wrapper):
+    """A wrapper of the user's around one environment."""
+
+    def step(self, state: State, action: jax.Array) -> State:
+        after = self.env.step(state, action)
+        return after.replace(obs=after.obs / (5.0 - after.pipeline_state["t"]))  # bad
+
+
+def test_a_wrapper_of_the_user_s(tmp_path: Path) -> None:
+    def wrap(env: Env, **options: Any) -> Env:
+        return wrap_for_training(Relative(env), **options)
+
+    task = dataclasses.replace(planted(at(99)), wrap_env_fn=wrap)
+    finding = found(replay(new_run(task, tmp_path / "run", evaluations=1), task))
+    assert (finding.leaf, finding.step, finding.environment) == ("obs[0]", 5, 0)
+    assert "# bad" in source_line(finding)
+
+
+class Encoder(nn.Module):
+    @nn.compact
+    def __call__(self, observation: Any, normalized: Any) -> jax.Array:
+        return nn.Dense(4)(jnp.sqrt(0.95 - jnp.abs(observation)))  # bad
+
+
+def test_the_networks(tmp_path: Path) -> None:
+    task = toy_task(encoder=Encoder(), observe=lambda x: jnp.stack([x * 0.9, x]), num_evals=2)
+    finding = found(replay(new_run(task, tmp_path / "run", evaluations=1), task))
+    assert (finding.leaf, finding.value) == ("action[0]", "nan")
+    assert "The policy gave" in finding.text
+    assert "# bad" in source_line(finding)
+
+
+def test_the_learning(tmp_path: Path) -> None:
+    task = toy_task(learning_rate=1e30, max_grad_norm=None, num_evals=2)
+    finding = found(replay(new_run(task, tmp_path / "run", evaluations=1), task))
+    assert finding.leaf == "training/total_loss"
+    assert finding.environment is None
+    assert finding.steps == task.settings.steps_per_update
+    assert "It began in minibatch 2 of pass 1." in finding.text
+
+
+def test_a_state_that_was_bad_before_it_was_saved(tmp_path: Path) -> None:
+    """The reward shows at step 9, in the second update, what became bad at step 2."""
+
+    class Slow(Planted):
+        def step(self, state: State, action: jax.Array) -> State:
+            after = super().step(state, action)
+            memory = after.pipeline_state
+            v = jnp.where(memory["t"] == 2, jnp.inf, memory["v"])  # bad
+            reward = jnp.where(memory["t"] == 9, v, 0.0)
+            return after.replace(pipeline_state={**memory, "v": v}, reward=reward)
+
+    task = dataclasses.replace(planted(at(99)), environment=lambda: Slow(at(99)))
+    run = new_run(task, tmp_path / "run", evaluations=2)
+    ppo = task.make_ppo()
+    state, _ = jax.jit(ppo.update)(jax.jit(ppo.init)(np.uint32(0)))
+    assert not np.isfinite(state.env_state.pipeline_state["v"]).any()
+    runs.save_resume(run, state)
+    finding = found(replay(run, task))
+    assert (finding.leaf, finding.value, finding.step) == ("pipeline_state['v']", "inf", 2)
+    assert finding.steps == 2 * NUM_ENVS
+    assert "reward became inf at step 9" in finding.text
+    assert "# bad" in source_line(finding)
+
+
+class Old(Planted):
+    """Bad at the age of 15 steps, which no environment of an evaluation reaches."""
+
+    preserve_info = ("age",)
+
+    def reset(self, rng: jax.Array) -> State:
+        state = super().reset(rng)
+        return state.replace(info={"age": jnp.int32(0)})
+
+    def step(self, state: State, action: jax.Array) -> State:
+        after = super().step(state, action)
+        age = state.info["age"] + 1
+        bad = root_of(after, age == 15)
+        return after.replace(reward=after.reward + bad, info={**state.info, "age": age})
+
+
+def test_from_training_to_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = dataclasses.replace(planted(at(99)), environment=lambda: Old(at(99)))
+    run = tmp_path / "run"
+    with pytest.raises(TrainingDivergedError, match="replay"):
+        train(task, run_dir=run, console=Console(quiet=True))
+    config = types.ModuleType("config")
+    config.task = task  # type: ignore[attr-defined]
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        cli.main("toy", config, ["replay", str(run)])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert "reward became nan at step 5 of an episode of environment 0 (seed 0)" in said
+    assert "3 more of the environments" in said
+    assert f"{Path(__file__).name}:" in said
+    assert {path: path.read_bytes() for path in before} == before
+    left = {path.name for path in run.rglob("*") if path.is_file()} - {p.name for p in before}
+    assert left == {"before.npz", "after.npz", "replay.gif"}
+
+
+def test_a_run_without_anything_bad(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = planted(at(99))
+    run = new_run(task, tmp_path / "run")
+    config = types.ModuleType("config")
+    config.task = task  # type: ignore[attr-defined]
+    with pytest.raises(SystemExit) as ended:
+        cli.main("toy", config, ["replay", str(run)])
+    assert ended.value.code == 1
+    assert "Everything stays finite up to step 96" in capsys.readouterr().out
+    assert not (run / "replay").exists()

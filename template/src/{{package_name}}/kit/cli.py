@@ -110,6 +110,8 @@ class Replay:
     """A run folder."""
     max_frames: int = 100
     """How many of the states up to it to draw."""
+    num_devices: int | None = None
+    """Devices to use, as in the training; all by default."""
 
 
 @dataclass
@@ -349,8 +351,10 @@ def _play(program: str, tasks: Mapping[str, Task], asked: Play) -> None:
 def _replay(program: str, tasks: Mapping[str, Task], asked: Replay) -> None:
     if asked.max_frames < 1:
         raise UsageError("--max-frames has to be 1 or more.")
-    if replaying.replay(asked.run, tasks, max_frames=asked.max_frames) is None:
-        sys.exit(1)
+    found = replaying.replay(
+        asked.run, tasks, max_frames=asked.max_frames, num_devices=asked.num_devices
+    )
+    sys.exit(found is None)
 
 
 def _export(program: str, tasks: Mapping[str, Task], asked: Export) -> None:

@@ -64,6 +64,7 @@ def replay(
     tasks: Task | Mapping[str, Task],
     *,
     max_frames: int = 100,
+    num_devices: int | None = None,
     say: Callable[[str], None] = print,
 ) -> Finding | None:
     """Finds the origin, tells it and writes the states around it to `RUN/replay/`.
@@ -72,6 +73,7 @@ def replay(
       run: the folder that `train` left; nothing else in it changes.
       tasks: what was trained, or the tasks of `config.py`, of which the run names one.
       max_frames: how many of the last states to draw, if the environment has a `render`.
+      num_devices: as in the training; rounding depends on it.
       say: called with each sentence.
 
     Returns:
@@ -87,7 +89,7 @@ def replay(
     changes = runs.changes_since(run, task)
     for change in changes:
         say(change)
-    search = _Search(run, task)
+    search = _Search(run, task, num_devices, say)
     bad = search.first_bad()
     if bad is None:
         why = (
@@ -117,31 +119,36 @@ class _Bad:
 class _Search:
     """Does the updates of a run again, exactly."""
 
-    def __init__(self, run: Path, task: Task) -> None:
-        self.run, self.task, self.config = run, task, task.settings
-        self.programs = Programs(task)
+    def __init__(
+        self, run: Path, task: Task, num_devices: int | None, say: Callable[[str], None]
+    ) -> None:
+        self.run, self.task, self.config, self._say = run, task, task.settings, say
+        self.programs = Programs(task, num_devices)
         saved = runs.load_resume(run, self.programs.shapes)
         self.programs.compile()
-        self._of_members = jax.jit(self._bad_members)
+        self._bad_members = jax.jit(self._look_at_members)
         self._marks = evaluations(self.config)
         self._evaluated = {row["steps"] for row in runs.read_metrics(run)}
-        self.is_from_seed = saved is None
-        if saved is not None and self._of_members(saved).any():
-            saved = None
-            self.is_from_seed = True
-        self.start = self.programs.init() if saved is None else self.programs.place(saved)
-        at = self._updates(self.start) if saved is None else self._updates(saved)
-        later = [mark for mark in self._marks if mark > at]
-        self._last = min(later, default=at)
-        self._done = self._updates(self.start)
+        at = 0 if saved is None else int(np.max(saved.updates))
+        # A run that goes on longer has been evaluated, and what came from it saved.
+        self._last = min((mark for mark in self._marks if mark > at), default=at)
+        self._is_from_seed = saved is None
+        self._start = self.programs.init() if saved is None else self.programs.place(saved)
+        if saved is not None and self._bad_members(self._start).any():
+            self._start_over()
+        self._done = int(np.max(self._start.updates))
+
+    def _start_over(self) -> None:
+        self._say("What was saved is bad already, so the run is done again from its seed.")
+        self._is_from_seed, self._start = True, self.programs.init()
 
     @property
     def steps(self) -> int:
         return self._done * self.config.steps_per_update
 
     def first_bad(self) -> _Bad | None:
-        state = self._copy(self.start)
-        if (bad := self._of_members(state)).any():
+        state = self._copy(self._start)
+        if (bad := self._bad_members(state)).any():
             return self._bad(state, bad)
         while True:
             if self._done in self._marks and self.steps not in self._evaluated:
@@ -152,7 +159,7 @@ class _Search:
                 return None
             before = self._copy(state)
             state, totals = self.programs.epoch(state, 1)
-            broken = np.atleast_1d(totals.not_finite > 0) | self._of_members(state)
+            broken = np.atleast_1d(totals.not_finite > 0) | self._bad_members(state)
             for x in totals.metrics.values():
                 broken |= ~np.isfinite(np.atleast_1d(x))
             if broken.any():
@@ -162,14 +169,14 @@ class _Search:
     def last_good(self, path: str, member: int, row: int, updates: int) -> TrainingState | None:
         """The last state before so many updates in which a leaf of an environment was finite."""
         found = None
-        state = self._copy(self.start)
-        while self._updates(state) < updates:
+        state = self._copy(self._start)
+        while int(np.max(state.updates)) < updates:
             one = self._member(state, member)
             if is_finite(_row(_leaves(one.env_state)[path], row, self.config.num_envs)):
                 found = one
             state, _ = self.programs.epoch(state, 1)
-        if found is None and not self.is_from_seed:
-            self.is_from_seed, self.start = True, self.programs.init()
+        if found is None and not self._is_from_seed:
+            self._start_over()
             return self.last_good(path, member, row, updates)
         return found
 
@@ -182,7 +189,7 @@ class _Search:
             state = jax.tree.map(lambda x: x[member], state)
         return jax.device_put(self._copy(state), jax.devices()[0])
 
-    def _bad_members(self, state: TrainingState) -> jax.Array:
+    def _look_at_members(self, state: TrainingState) -> jax.Array:
         """Whether a number is not finite that training goes on from, (num_seeds,) bool."""
         env = state.env_state
         tree = (state.params, state.normalizer_params, env.obs, env.reward, env.done)
@@ -193,10 +200,6 @@ class _Search:
     @staticmethod
     def _copy(state: TrainingState) -> TrainingState:
         return jax.tree.map(jnp.copy, state)  # because `epoch` consumes its state
-
-    @staticmethod
-    def _updates(state: TrainingState) -> int:
-        return int(np.max(jax.device_get(state.updates)))
 
 
 # ---- step by step -------------------------------------------------------------------------------
@@ -358,14 +361,12 @@ class _Track:
     def __init__(self, steps: _Steps, row: int, states: list[State], actions: list[Any]) -> None:
         self.row, self.states, self.actions = row, states, actions
         self._repeat = steps.config.action_repeat
-        self._single = steps.alone(row, one_at_a_time=True).step
-        self._whole = steps.alone(row, one_at_a_time=False).step
-        self._jitted = jax.jit(self._single), jax.jit(self._whole)
+        self._functions = [steps.alone(row, one_at_a_time=x).step for x in (True, False)]
+        self._jitted = [jax.jit(function) for function in self._functions]
 
     def end(self) -> tuple[_Moment, str] | None:
         """The moment of the last action at which the run had to stop, and the bad leaf."""
-        number = len(self.actions) - 1
-        for moment in (*self._inner(number), self._outer(number)):
+        for moment in self._moments(len(self.actions) - 1):
             if path := _first_bad(moment.after, SURFACES):
                 return moment, path
         return None
@@ -375,28 +376,25 @@ class _Track:
         for n in range(number, -1, -1):
             if not is_finite(_leaves(self.states[n])[path]):
                 continue
-            for moment in (*reversed(self._inner(n)), self._outer(n)):
+            for moment in self._moments(n):
                 before, after = _leaves(moment.before)[path], _leaves(moment.after)[path]
                 if is_finite(before) and not is_finite(after):
                     return moment
         return None
 
-    def _inner(self, number: int) -> list[_Moment]:
-        """The single steps that an action was applied for, without the auto-reset."""
-        state, action, found = self.states[number], self.actions[number], []
+    def _moments(self, number: int) -> Iterator[_Moment]:
+        """The steps that an action was applied for, and then the auto-reset after them."""
+        start, action = self.states[number], self.actions[number]
+        single, whole = self._functions
+        state = start
         for _ in range(self._repeat):
             after = self._jitted[0](state, action)
-            found.append(_Moment(number, self._single, state, action, after))
+            yield _Moment(number, single, state, action, after)
             if after.done[0] > 0:
                 break
             state = after
-        return found
-
-    def _outer(self, number: int) -> _Moment:
-        """The whole step, with the auto-reset."""
-        state, action = self.states[number], self.actions[number]
-        after = self._jitted[1](state, action)
-        return _Moment(number, self._whole, state, action, after, in_reset=True)
+        after = self._jitted[1](start, action)
+        yield _Moment(number, whole, start, action, after, in_reset=True)
 
 
 # ---- the origin ---------------------------------------------------------------------------------
@@ -429,7 +427,7 @@ class _Look:
         """Goes back from what ended the run to what made it bad, which may be long before."""
         end = track.end()
         if end is None:
-            return self._in_learning()
+            return self._in_learning("")
         moment, path = end
         frames = [*track.states[:-1], moment.after]
         leaf = _first_bad(moment.after, ORDER, moment.before) or path
@@ -474,8 +472,8 @@ class _Look:
         if "steps" in before.info:
             step = int(before.info["steps"][0] * (before.done[0] == 0)) + 1
         text = (
-            f"The policy gave {name} = {value} for a finite observation at step {step} of an "
-            f"episode of {self._where(hit.row, hit.number)}."
+            f"The policy gave {name} = {value} for a finite observation "
+            f"{self._when(step, hit.row, hit.number)}."
         )
         if origin is not None and origin.input is not None:
             path = list(_leaves(args))[origin.input].removeprefix("[0].")
@@ -485,7 +483,7 @@ class _Look:
         at = self._steps_at(hit.number)
         return Finding(text, name, value, at, self.seed, hit.row, step, origin)
 
-    def _in_learning(self) -> Finding:
+    def _in_learning(self, but: str = ", while the environments stayed finite") -> Finding:
         results = jax.jit(self.ppo.update)(self.state)
         leaves = _leaves(results)
         starts = ("[1].metrics['total_loss']", "[1].metrics", "[0].params", "[0].normalizer")
@@ -509,7 +507,7 @@ class _Look:
         if path.startswith("[1]"):
             name = f"training/{path.split(chr(39))[1]}"
         origin = find(self.ppo.update, (self.state,), list(leaves).index(path))
-        text = f"{name} became {value} {when}, while the environments stayed finite."
+        text = f"{name} became {value} {when}{but}."
         if origin is not None and any("minibatch_step" in name for name in origin.stack):
             number, minibatch = (i + 1 for i in origin.iterations[:2])
             text += f" It began in minibatch {minibatch} of pass {number}."
@@ -546,17 +544,15 @@ class _Look:
 
     def _tell(self, moment: _Moment, path: str, row: int) -> str:
         name, value = _entry(_leaves(moment.after)[path], path)
-        if moment.in_reset:
-            when = f"in the first state of an episode of {self._where(row, moment.number)}"
-        else:
-            when = f"at step {moment.step} of an episode of {self._where(row, moment.number)}"
-        return f"{name} became {value} {when}."
+        return f"{name} became {value} {self._when(moment.step, row, moment.number)}."
 
-    def _where(self, row: int, number: int) -> str:
+    def _when(self, step: int | None, row: int, number: int) -> str:
+        when = {None: "in", 0: "in the first state of an episode of"}
         run = f"{self._steps_at(number):,} environment steps into the run"
         if self.bad.in_evaluation:
             run = f"in the evaluation {run}"
-        return f"environment {row} (seed {self.seed}), {run}"
+        at = when.get(step, f"at step {step} of an episode of")
+        return f"{at} environment {row} (seed {self.seed}), {run}"
 
     def _write(self, states: Mapping[str, Mapping[str, Any]], frames: list[State]) -> str:
         """Writes states as .npz and draws `frames`; says where, as the end of a text."""
