@@ -625,7 +625,7 @@ def _(base: type[Base]) -> type[Base]:
     return edited(base, step=step)
 
 
-@defect("host-randomness", "a generator on self", "step draws", Pole, Point)
+@defect("host-randomness", "a generator on self", "two traces of step", Pole, Point)
 def _(base: type[Base]) -> type[Base]:
     class Generator(base):
         def __init__(self) -> None:

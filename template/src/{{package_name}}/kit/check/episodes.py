@@ -56,28 +56,28 @@ def done_binary(traced: Traced, rollout: Rollout) -> Iterator[Finding | Unseen]:
 
 @rule("error", "no NaN and no infinity, in any episode or shortly after its end")
 def finite(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
-    hits: list[tuple[int, int, str, str]] = []
-    starts = leaves(rollout.start)
+    bad: dict[str, tuple[int, int]] = {}  # the first (t, i) of each leaf
+    starts, sizes = leaves(rollout.start), rollout.series["sizes"]
     written = any(call.reading.infinite for _, call in traced.calls)
-    for path, sizes in rollout.series["sizes"].items():
+    for path, values in sizes.items():
         # A state may hold infinity on purpose, as for "nothing yet"; what is observed may not.
         memory = part(path) in ("pipeline_state", "info")
         meant = memory and (written or np.any(np.isinf(starts[path])))
-        for what, bad in (("NaN", np.isnan(sizes)), ("infinity", np.isinf(sizes))):
-            if np.any(bad) and not (what == "infinity" and meant):
-                hits += [(int(t), int(i), path, what) for t, i in np.argwhere(bad)[:1]]
-    if hits:
-        t, i, *_ = min(hits)
-        first = list(dict.fromkeys(h[2] for h in hits if h[0] == t))
-        kinds = " and ".join(sorted({h[3] for h in hits if h[0] == t}))
-        later = sorted({h[2] for h in hits} - set(first))
-        at_reset = t == 0 and not all(np.all(np.isfinite(starts[p])) for p in first)
-        when = "after reset" if at_reset else _at(rollout, t, i)
-        if not at_reset and rollout.series["past"][t, i] > 0:
-            when += f", {rollout.series['past'][t, i]} steps past the episode's end"
-        what = f"{names(first)}: {kinds} {when}" + (f"; later {names(later)} too" if later else "")
+        for t, i in np.argwhere(np.isnan(values) if meant else ~np.isfinite(values))[:1]:
+            bad[path] = int(t), int(i)
+    if bad:
+        t, i = min(bad.values())
+        first = [path for path in bad if bad[path][0] == t]
+        kinds = {"NaN" if np.isnan(sizes[path][bad[path]]) else "infinity" for path in first}
+        when, past = _at(rollout, t, i), rollout.series["past"][t, i]
+        if t == 0 and not all(np.all(np.isfinite(starts[path])) for path in first):
+            when = "after reset"
+        elif past > 0:
+            when += f", {past} steps past the episode's end"
+        later = names(sorted(bad.keys() - first))
+        what = f"{names(first)}: {' and '.join(sorted(kinds))} {when}"
         fix = "jnp.sqrt(jnp.maximum(x, 0.0)), x / jnp.maximum(y, 1e-6), jnp.clip(v, -VMAX, VMAX)"
-        yield Finding(what, fix, tuple(first))
+        yield Finding(what + (f"; later {later} too" if later else ""), fix, tuple(first))
 
 
 @rule("error", "a metric is the value of this step, not a running sum", ["same-bits", "finite"])

@@ -14,9 +14,8 @@ from .jaxprs import input_digest, tree_difference
 from .stages import Attempt, Settings, Traced, abstract, ask, is_size
 from .tracing import (
     GENERATOR,
+    INFO_OF_WRAPPERS,
     TRACED,
-    WRAPPER_INFO,
-    WRAPPER_METRICS,
     Call,
     Failure,
     NotAState,
@@ -132,11 +131,9 @@ def _one_float(traced: Traced, name: str, reduce: str) -> Iterator[Finding]:
         elif name in call.numbers:
             found.setdefault("a Python number", []).append(function)
     for what, functions in found.items():
-        # A Python number has the shape and dtype that it should: other rules may look at it.
         number = what == "a Python number"
         fix = f"jnp.float32({name})" if number else f"{reduce}({name}).astype(jnp.float32)"
-        parts = () if number else (name,)
-        yield Finding(f"{' and '.join(functions)}: {name} is {what}", f"{name}={fix}", parts)
+        yield Finding(f"{' and '.join(functions)}: {name} is {what}", f"{name}={fix}", (name,))
 
 
 @rule("error", "`reward` is one float, an array of shape ()")
@@ -186,7 +183,7 @@ def metric_scalar(traced: Traced) -> Iterator[Finding]:
 
 @rule("error", "`metrics` and `info` use no name that the training wrappers use")
 def reserved_keys(traced: Traced) -> Iterator[Finding]:
-    taken = {"metrics": (*WRAPPER_METRICS, "sum_reward", "length"), "info": WRAPPER_INFO}
+    taken = {"metrics": ("reward", "sum_reward", "length"), "info": INFO_OF_WRAPPERS}
     for name, keys in taken.items():
         for key in [key for key in getattr(traced.reset.state, name) if key in keys]:
             path = f"{name}[{key!r}]"
@@ -269,13 +266,7 @@ def state_shapes(traced: Traced) -> Iterator[Finding]:
             yield Finding(what, fix, (path,))
 
 
-FORM = (
-    *("reward-scalar", "done-scalar", "observation-type", "metric-scalar", "reserved-keys"),
-    *("wrapper-keys", "state-structure", "state-shapes"),
-)
-
-
-@rule("warning", "dtypes are explicit and not left to Python numbers", [*FORM, "no-self-write"])
+@rule("warning", "dtypes are explicit and not left to Python numbers", ["state-structure"])
 def weak_type(traced: Traced) -> Iterator[Finding]:
     before, after = traced.reset.leaves, traced.step.leaves
     if found := [p for p, old in before.items() if old.weak_type != after[p].weak_type]:

@@ -14,13 +14,11 @@ from brax.envs.wrappers import training
 
 from ..wrappers import wrap_for_training
 from .engine import Finding, names, rule
-from .form import FORM
 from .jaxprs import Value, leaked
 from .rollout import Rollout
 from .stages import Attempt, Settings, Traced, abstract
-from .tracing import GENERATOR, KEY, Call, failure, is_key, leaves, part, snapshot, trace
+from .tracing import KEY, Call, failure, is_key, leaves, part, trace
 
-PURE = ("no-self-write", "no-tracer-leak", "host-randomness", "given-state-kept")
 EAGER_OPERATIONS = 300  # a program with more takes long when it is not compiled
 CALLBACK = 'jax.pure_callback(f, shape, x, vmap_method="sequential")  # or write it with jnp'
 
@@ -41,27 +39,23 @@ def no_tracer_leak(settings: Settings, traced: Traced) -> Iterator[Finding]:
 @rule(
     "error",
     "no NumPy or Python randomness, no clock, no global variable that changes",
-    ["no-self-write", "no-tracer-leak"],
+    ["no-tracer-leak"],
 )
-def host_randomness(settings: Settings, attempt: Attempt, traced: Traced) -> Iterator[Finding]:
+def host_randomness(attempt: Attempt, traced: Traced) -> Iterator[Finding]:
     fix = "jax.random.uniform(key)  # a key split from rng in reset, or kept in pipeline_state"
-    generators = {n for n, (kind, _) in snapshot(settings.env).items() if kind == GENERATOR}
-    for function, calls in (("reset", attempt.resets), ("step", attempt.steps)):
-        drawn = any(call.host_random or generators.intersection(call.written) for call in calls)
-        first, *rest = [call.outputs for call in calls]
+    again = {"reset": attempt.resets, "step": attempt.steps}
+    for function, call in traced.calls:
+        first, *rest = call.outputs, *(other.outputs for other in again[function])
         changed = [p for p in first if any(p in o and o[p].digest != first[p].digest for o in rest)]
-        if drawn:
-            where = f", so that two traces differ in {names(changed)}" if changed else ""
-            yield Finding(f"{function} draws from NumPy's or Python's random{where}", fix)
-        elif changed:
-            what = f"two traces of {function} compute {names(changed)} differently: a NumPy "
-            yield Finding(what + "generator, a clock or a global variable is used", fix)
+        if changed:
+            what = f"two traces of {function} compute {names(changed)} differently: NumPy's or "
+            yield Finding(f"{what}Python's random numbers, a clock or a global variable", fix)
 
 
 @rule(
     "error",
     "`step` leaves the given state as it was, so that a second step from it does the same",
-    ["no-self-write", "no-tracer-leak", "host-randomness"],
+    ["host-randomness"],
 )
 def given_state_kept(settings: Settings, traced: Traced) -> Iterator[Finding]:
     env, once, given = settings.env, traced.step.outputs, traced.step.given
@@ -83,7 +77,7 @@ def state_in_place(traced: Traced) -> Iterator[Finding]:
         yield Finding(f"step writes {names(given)} in place", fix, tuple(given))
 
 
-@rule("error", "`reset` and `step` run under `jax.vmap`", PURE)
+@rule("error", "`reset` and `step` run under `jax.vmap`", ["given-state-kept"])
 def runs_under_vmap(settings: Settings, traced: Traced) -> Iterator[Finding]:
     env = settings.env
     try:
@@ -166,7 +160,7 @@ def vmap_equals_loop(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
 @rule(
     "error",
     "it runs, and restarts, in the training wrappers",
-    [*FORM, *PURE, "same-bits", "auto-reset", "vmap-equals-loop"],
+    ["same-bits", "auto-reset", "vmap-equals-loop"],
 )
 def survives_wrappers(settings: Settings, traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     env, seen = settings.env, list[dict[str, Value]]()

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from brax.envs.base import Env, State
 
+from ..wrappers import WRAPPER_INFO
 from . import jaxprs
 
 Tree = Any
@@ -144,7 +145,6 @@ class Call:
       numbers: paths of leaves that are Python numbers.
       given: paths of the state it was given at which it wrote something else, in place.
       written: what it changed on the environment, such as `self.count`.
-      host_random: whether it drew from NumPy's or Python's own random numbers.
     """
 
     state: State
@@ -153,7 +153,6 @@ class Call:
     numbers: frozenset[str]
     given: tuple[str, ...]
     written: tuple[str, ...]
-    host_random: bool
 
     @property
     def leaves(self) -> dict[str, Any]:
@@ -195,7 +194,7 @@ def trace(env: Env, function: Callable[..., State], *args: Any) -> Call | Failur
         seen.update(given=tuple(given), numbers=frozenset(plain))
         return state
 
-    mine, theirs = snapshot(env), _host_random_state()
+    mine = snapshot(env)
     try:
         closed, state = jax.make_jaxpr(call, return_shape=True)(*args)
         # JAX 0.9 leaves weak types out of the shapes that it returns.
@@ -212,12 +211,7 @@ def trace(env: Env, function: Callable[..., State], *args: Any) -> Call | Failur
     now = snapshot(env)
     changed = [name for name in {**mine, **now} if mine.get(name) != now.get(name)]
     written = tuple(n for n in changed if not any(m != n and m.startswith(n) for m in changed))
-    drawn = theirs != _host_random_state()
-    return Call(state, closed, reading, written=written, host_random=drawn, **seen)
-
-
-def _host_random_state() -> bytes:
-    return pickle.dumps((np.random.get_state(), random.getstate()))
+    return Call(state, closed, reading, written=written, **seen)
 
 
 TRACED, GENERATOR, OTHER = "a traced value", "a generator", ""
@@ -267,19 +261,14 @@ def snapshot(env: Env) -> dict[str, tuple[str, Any]]:
     return found
 
 
-# Entries that Brax's and this package's training wrappers add to a state.
-WRAPPER_METRICS = ("reward",)
-WRAPPER_INFO = (
-    *("steps", "truncation", "episode_done", "episode_metrics", "eval_metrics"),
-    *("first_obs", "first_pipeline_state", "final_obs", "reset_key"),
-)
+# Entries of `info` that Brax's wrappers add, and those that this package's do.
+INFO_OF_WRAPPERS = ("eval_metrics", "first_obs", "first_pipeline_state", *sorted(WRAPPER_INFO))
 
 
 def with_wrapper_entries(state: State) -> State:
     """`state` as the training wrappers give it to `step`."""
     number = jax.ShapeDtypeStruct((), jnp.float32)
-    info: dict[str, Any] = dict.fromkeys(WRAPPER_INFO, number)
+    info: dict[str, Any] = dict.fromkeys(INFO_OF_WRAPPERS, number)
     info["episode_metrics"] = dict.fromkeys(("sum_reward", "length", *state.metrics), number)
     info |= {"reset_key": KEY, "first_obs": state.obs, "first_pipeline_state": state.pipeline_state}
-    metrics = {**dict.fromkeys(WRAPPER_METRICS, number), **state.metrics}
-    return state.replace(metrics=metrics, info={**info, **state.info})
+    return state.replace(metrics={"reward": number, **state.metrics}, info={**info, **state.info})
