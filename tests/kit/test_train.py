@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,16 @@ def quietly(task: Task, **options: Any) -> Path:
 def parameters(run: Path, task: Task, seed: int) -> Any:
     shapes = jax.eval_shape(task.make_ppo().init, np.uint32(0))
     return runs.load_parameters(run, shapes, seed=seed).params
+
+
+@pytest.fixture(autouse=True)
+def _kill_what_was_started() -> Iterator[None]:
+    yield
+    while STARTED:
+        STARTED.pop().kill()
+
+
+STARTED: list["subprocess.Popen[str]"] = []
 
 
 # ---- several seeds ------------------------------------------------------------------------------
@@ -89,12 +99,14 @@ def test_all_seeds_may_start_from_one_policy(seeds: Path, tmp_path: Path) -> Non
 # ---- several devices ----------------------------------------------------------------------------
 
 
-def python(code: str, devices: int = 1) -> "subprocess.Popen[str]":
+def python(
+    code: str, devices: int = 1, environ: Mapping[str, str] | None = None
+) -> "subprocess.Popen[str]":
     """Starts Python with so many devices; `toy_task` is there."""
     kit = Path(kit_package.__file__ or "").parents[1]
     # Most of them compile the same programs.
     cache = Path(tempfile.gettempdir()) / f"copier-brax-env-{os.getuid()}-jax-{jax.__version__}"
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", "import conftest, kit\nfrom toys import toy_task\n" + code],
         env={
             **os.environ,
@@ -102,11 +114,15 @@ def python(code: str, devices: int = 1) -> "subprocess.Popen[str]":
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(kit)]),
             "XLA_FLAGS": "--xla_backend_optimization_level=0 "
             f"--xla_force_host_platform_device_count={devices}",
+            **(environ or {}),
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        errors="replace",
     )
+    STARTED.append(process)
+    return process
 
 
 SAME_ON_FOUR = """
@@ -214,9 +230,7 @@ def test_two_processes_train_together(seeds: int, tmp_path: Path) -> None:
 
 
 def test_processes_that_nothing_tells_of_each_other() -> None:
-    code = "from kit import cli\nimport toys, types\nconfig = types.ModuleType('config')\n"
-    code += "config.task = toy_task()\ncli.main('toy', config, ['train', '--distributed'])"
-    process = python(code)
+    process = python(COMMAND.format(steps=32, args=["train", "--distributed"]))
     _, err = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "start them with srun or mpirun, or name --coordinator" in err
@@ -246,20 +260,25 @@ def test_a_signal_stops_the_run_and_resuming_goes_on_exactly(name: str, tmp_path
     assert [row["steps"] for row in runs.read_metrics(part)] == [0, 32, 64, 96]
 
 
-FOREVER = """
+COMMAND = """
 import types
 from kit import cli
 
 config = types.ModuleType("config")
-config.task = toy_task(num_timesteps=10**10, num_evals=2)
-cli.main("toy", config, ["train", "--run-dir", {run!r}, "--checkpoint-every", "0.005"])
+config.task = toy_task(num_timesteps={steps}, num_evals=2)
+cli.main("toy", config, {args})
 """
+
+
+def forever(run: Path) -> "subprocess.Popen[str]":
+    args = ["train", "--run-dir", str(run), "--checkpoint-every", "0.005"]
+    return python(COMMAND.format(steps=10**10, args=args))
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_the_exit_code_names_the_signal(name: str, code: int, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = python(FOREVER.format(run=str(run)))
+    process = forever(run)
     wait_for(run / "resume.msgpack")
     process.send_signal(getattr(signal, name))
     out, err = process.communicate(timeout=60)
@@ -271,7 +290,7 @@ def test_the_exit_code_names_the_signal(name: str, code: int, tmp_path: Path) ->
 
 
 def test_ctrl_c_while_compiling_leaves_nothing(tmp_path: Path) -> None:
-    process = python(FOREVER.format(run=str(tmp_path / "run")))
+    process = forever(tmp_path / "run")
     assert process.stdout is not None
     assert process.stdout.readline() == "Compiling ...\n"
     process.send_signal(signal.SIGINT)
@@ -283,7 +302,7 @@ def test_ctrl_c_while_compiling_leaves_nothing(tmp_path: Path) -> None:
 def test_a_second_signal_ends_the_run_at_once(tmp_path: Path) -> None:
     run = tmp_path / "run"
     task = toy_task(num_timesteps=10**10, num_evals=2)
-    process = python(FOREVER.format(run=str(run)))
+    process = forever(run)
     wait_for(run / "resume.msgpack")
     for _ in range(2):
         process.send_signal(signal.SIGTERM)
@@ -300,7 +319,7 @@ def test_a_second_signal_ends_the_run_at_once(tmp_path: Path) -> None:
 )
 def test_a_killed_run_leaves_a_whole_checkpoint(delay: float, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = python(FOREVER.format(run=str(run)))
+    process = forever(run)
     wait_for(run / "resume.msgpack")
     time.sleep(delay)
     process.kill()
@@ -323,7 +342,7 @@ def wait_for(path: Path) -> None:
 
 def test_two_processes_can_not_train_in_one_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = python(FOREVER.format(run=str(run)))
+    process = forever(run)
     wait_for(run / "resume.msgpack")
     with pytest.raises(UsageError, match="Another process is training in"):
         quietly(toy_task(num_timesteps=10**10), run_dir=run, resume=True)
@@ -394,6 +413,49 @@ def test_a_metric_that_is_not_finite_is_left_out(tmp_path: Path) -> None:
     rows = runs.read_metrics(run)
     assert [row["steps"] for row in rows] == [0, 32, 64, 96]
     assert not any("eval/episode_distance" in row for row in rows)
+
+
+def test_odd_surroundings_do_not_matter(tmp_path: Path) -> None:
+    odd = {
+        "JAX_DEFAULT_PRNG_IMPL": "rbg",
+        "JAX_NUMPY_RANK_PROMOTION": "raise",
+        "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+        "MPLBACKEND": "nonsense",
+        "PYTHONIOENCODING": "cp1252",
+        "TERM": "dumb",
+    }
+    run = tmp_path / "été [/] $\\frac$ ✓"
+    process = python(COMMAND.format(steps=32, args=["train", "--run-dir", str(run)]), environ=odd)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    assert "32 steps   return" in out
+    assert (run / "learning_curve.png").exists()
+
+
+def test_a_device_that_is_not_there_is_one_sentence() -> None:
+    code = COMMAND.format(steps=32, args=["train"])
+    process = python(code, environ={"JAX_PLATFORMS": "cuda"})
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert err.startswith("JAX finds no device of JAX_PLATFORMS=cuda: unset it, or install")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["play", "check", "bench"])
+def test_ctrl_c_in_other_commands_is_no_traceback(name: str, tmp_path: Path) -> None:
+    args = [name]
+    if name == "play":
+        args += [str(quietly(toy_task(num_timesteps=32), run_dir=tmp_path / "run"))]
+    code = COMMAND.format(steps=32, args=args).replace(
+        "cli.main", "print('begin', flush=True)\ncli.main"
+    )
+    process = python(code)
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "Interrupted.\n")
 
 
 def test_a_setting_to_halve_is_named_where_memory_is_too_little() -> None:
