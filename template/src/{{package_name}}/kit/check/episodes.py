@@ -82,40 +82,15 @@ def finite(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
 
 @rule("error", "a metric is the value of this step, not a running sum", ["same-bits", "finite"])
 def metric_per_step(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
-    own = {p for p in rollout.stale["metrics"] if part(p) == "metrics"}
-    for path in sorted(own):
+    sums = {p: "its own last value" for p in rollout.stale["metrics"] if part(p) == "metrics"}
+    for index, memory in enumerate(traced.reset.leaves):
+        users = {p for p, value in traced.step.outputs.items() if index in value.inputs}
+        # A position is a sum too, of rewards for progress, but more than metrics depends on it.
+        if memory in users and all(part(p) == "metrics" for p in users - {memory}):
+            sums |= {p: f"{memory}, which serves nothing else" for p in users - {memory, *sums}}
+    for path, source in sorted(sums.items()):
         fix = f"{key_of(path)!r}: reward  # evaluation adds metrics up by itself"
-        yield Finding(f"{path} is computed from its own last value", fix, (path,))
-    for name, total in _running_sums(rollout):
-        if (path := f"metrics[{name!r}]") not in own and _only_counted(traced, path):
-            fix = f"{name!r}: {total}  # evaluation adds metrics up by itself"
-            yield Finding(f"{path} is the sum of {total} so far", fix, (path,))
-
-
-def _running_sums(rollout: Rollout) -> Iterator[tuple[str, str]]:
-    """Metrics that grow at each step by the reward, or by another metric."""
-    within = (~rollout.series["restart"] & (rollout.series["past"] <= 0))[1:]
-    terms = {"reward": rollout.series["reward"], **rollout.series["metrics"]}
-    for name, sums in rollout.series["metrics"].items():
-        growth, off = np.diff(sums, axis=0)[within], 1e-5 * np.max(np.abs(sums))
-        for total, values in terms.items():
-            more = values[1:][within]
-            grows = np.allclose(growth, more, rtol=0.01, atol=off)
-            if name != total and np.any(more != more[:1]) and grows:
-                yield name, total
-
-
-def _only_counted(traced: Traced, path: str) -> bool:
-    """Whether a metric comes from memory that serves nothing else.
-
-    A position is the sum of the rewards too where progress is paid, but something depends on it.
-    """
-    given, outputs = list(traced.reset.leaves), traced.step.outputs
-    for index in outputs[path].inputs:
-        used = {p for p, x in outputs.items() if index in x.inputs and part(p) != "metrics"}
-        if index < len(given) and used <= {given[index]}:
-            return True
-    return False
+        yield Finding(f"{path} is computed from {source}", fix, (path,))
 
 
 @rule("error", "the check came to its end")

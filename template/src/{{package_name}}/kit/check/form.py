@@ -87,8 +87,7 @@ def observation_size(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
             fix = "obs=obs.reshape(-1)  # in reset and step"
             yield Finding(f"reset returns obs of shape {shapes['']}", fix, ("obs",))
             return
-        said: dict[Any, Any] = {"": size} if flat else {}
-        said = dict(size) if isinstance(size, Mapping) and not flat else said
+        said = {"": size} if flat else size if isinstance(size, Mapping) else {}
         if {key: (int(n),) if is_size(n) else n for key, n in said.items()} != shapes:
             sizes = {key: shape[0] if len(shape) == 1 else shape for key, shape in shapes.items()}
             what = names(f"{path} of shape {leaf.shape}" for path, leaf in obs.items())

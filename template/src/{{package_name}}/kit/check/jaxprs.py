@@ -19,7 +19,8 @@ from jax._src import source_info_util
 from jax._src.tree_util import equality_errors_pytreedef
 
 # Primitives that only call another program, which is read as if it stood in their place.
-CALLS = {"jit", "closed_call", "core_call", "checkpoint", "custom_jvp_call", "custom_vjp_call"}
+CALLS = {"jit", "closed_call", "core_call", "checkpoint", "remat2"}
+CALLS |= {"custom_jvp_call", "custom_vjp_call"}
 IDENTITY = {"stop_gradient", "optimization_barrier", "copy", "name"}
 # They keep all elements in order where they keep their number, so `x[None][0]` is `x`.
 RESHAPE = {"reshape", "squeeze", "expand_dims", "broadcast_in_dim", "slice", "dynamic_slice"}

@@ -32,8 +32,8 @@ class Rollout:
       samples: `start` and some states along the way.
       series: [T, B] each. "restart": an episode starts here. "past": steps since its end, -1 before
         it. "reward", "done": of the state after the step; "reset_reward", "reset_done": before it.
-        "metrics": by name. "sizes": the greatest absolute values in a leaf before and after the
-        step, by path. "outside": whether an index was out of range, by source line.
+        "sizes": the greatest absolute values in a leaf before and after the step, by path.
+        "outside": whether an index was out of range, by source line.
       lowest, highest: the range of each component of the observation, by path.
       key_matters: whether episodes that differ in the key alone differed anywhere.
     """
@@ -107,7 +107,6 @@ class Rollout:
             "done": state.done,
             "reset_reward": given.reward,
             "reset_done": given.done,
-            "metrics": state.metrics,
             "sizes": {p: size(p) for p, x in after.items() if jnp.issubdtype(x.dtype, jnp.inexact)},
             "outside": outside,
         }

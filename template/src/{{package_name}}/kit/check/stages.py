@@ -46,7 +46,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Settings:
-    """What is checked, and how; see `check_env`."""
+    """What is checked, and how; see `examine`."""
 
     env: Env
     seed: int
