@@ -200,18 +200,12 @@ def a_branch(g: Given) -> State:
     return g.ends(reward=jax.lax.cond(g.some & (g.age == 13), risky, lambda: g.v))
 
 
-@plant("reward", age=10)
+@plant("obs['speed'][0]", age=10)
 def the_last_step_of_an_episode(g: Given) -> State:
     """The auto-reset puts another observation in place of this one."""
     return g.ends(
         obs={**g.after.obs, "speed": jnp.where(g.some & (g.age == 10), jnp.nan, g.t)[None]},  # bad
-        reward=0.0,
     )
-
-
-PLANTS["the_last_step_of_an_episode"] = PLANTS["the_last_step_of_an_episode"]._replace(
-    leaf="obs['speed'][0]"
-)
 
 
 @plant("reward", age=2)
@@ -219,6 +213,14 @@ def a_line_after_one_that_is_masked(g: Given) -> State:
     masked = jnp.where(g.after.reward > 0, jnp.log(g.after.reward), 0.0)
     hit = g.some & (g.age == 2)
     return g.ends(reward=masked * 1.0 + jnp.where(hit, jnp.float32(jnp.inf), 1.0) * 0)  # bad
+
+
+QUICK = {
+    "an_entry_of_the_observation",
+    "memory_that_surfaces_in_a_later_update",
+    "the_last_step_of_an_episode",
+    "a_line_after_one_that_is_masked",
+}
 
 
 class Minefield(Toy):
@@ -258,7 +260,11 @@ def programs() -> Callable[[Task], Programs]:
     return functools.cache(Programs)
 
 
-@pytest.mark.parametrize("name", PLANTS)
+@pytest.mark.xdist_group("plants")
+@pytest.mark.parametrize(
+    "name",
+    [x if x in QUICK else pytest.param(x, marks=pytest.mark.long) for x in PLANTS],
+)
 def test_a_plant_is_found(
     name: str, programs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,6 +339,7 @@ def at(step: int) -> Callable[[State, jax.Array], jax.Array]:
     return lambda state, action: root_of(state, state.pipeline_state["t"] == step)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", [3, 6])
 def test_a_single_step_of_a_repeated_action(step: int, tmp_path: Path) -> None:
     task = planted(at(step), action_repeat=2)
@@ -362,6 +369,7 @@ def test_one_seed_of_two(tmp_path: Path) -> None:
     assert "(seed 4)" in finding.text
 
 
+@pytest.mark.long
 def test_discrete_actions(tmp_path: Path) -> None:
     """The second action alone does harm."""
     space = SPACES["discrete"]
@@ -392,7 +400,7 @@ class BadStart(Toy):
         return state.replace(obs=jnp.stack([x, speed]))
 
 
-@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("later", [pytest.param(False, marks=pytest.mark.long), True])
 def test_reset(later: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = dataclasses.replace(
         toy_task(episode_length=4, num_evals=2, bootstrap_on_timeout=False), environment=BadStart
@@ -416,6 +424,7 @@ def test_reset(later: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "# bad" in source_line(finding)
 
 
+@pytest.mark.long
 def test_an_evaluation_alone(tmp_path: Path) -> None:
     """Only the most likely actions do harm, or the number of environments tells an evaluation."""
     task = planted(at(99), num_eval_envs=64)
@@ -446,6 +455,7 @@ def winds(system: Any, rng: jax.Array) -> tuple[Any, Any]:
     return {"wind": jax.vmap(jax.random.uniform)(rng)}, {"wind": 0}
 
 
+@pytest.mark.long
 def test_a_randomised_system(tmp_path: Path) -> None:
     task = dataclasses.replace(toy_task(num_evals=2), environment=Windy, randomization_fn=winds)
     state = jax.jit(task.make_ppo().init)(np.uint32(0))
@@ -465,6 +475,7 @@ class Relative(Wrapper):
         return after.replace(obs=after.obs / (5.0 - after.pipeline_state["t"]))  # bad
 
 
+@pytest.mark.long
 def test_a_wrapper_of_the_user_s(tmp_path: Path) -> None:
     def wrap(env: Env, **options: Any) -> Env:
         return wrap_for_training(Relative(env), **options)
@@ -498,6 +509,7 @@ def test_the_learning(tmp_path: Path) -> None:
     assert "It began in minibatch 2 of pass 1." in finding.text
 
 
+@pytest.mark.long
 def test_a_state_that_was_bad_before_it_was_saved(tmp_path: Path) -> None:
     """The reward shows at step 9, in the second update, what became bad at step 2."""
 

@@ -85,7 +85,7 @@ def _follow(program: Any, inputs: Sequence[Any], output: int, around: Any) -> Or
     def look(atom: Any) -> Any:
         return atom.val if hasattr(atom, "val") else values[atom]
 
-    for eqn in jaxpr.eqns:
+    for eqn in _needed(jaxpr, output):
         values |= zip(eqn.outvars, _evaluate(eqn, [look(x) for x in eqn.invars]), strict=True)
         made_by |= {var: eqn for var in eqn.outvars}
 
@@ -106,6 +106,16 @@ def _follow(program: Any, inputs: Sequence[Any], output: int, around: Any) -> Or
         if found.input is None:
             return found if found.operation or found.file else _origin(eqn, around)
         atom = eqn.invars[found.input]
+
+
+def _needed(jaxpr: Any, output: int) -> list[Any]:
+    """The equations that an output depends on."""
+    wanted, found = {jaxpr.outvars[output]}, []
+    for eqn in reversed(jaxpr.eqns):
+        if not wanted.isdisjoint(eqn.outvars):
+            wanted.update(x for x in eqn.invars if not hasattr(x, "val"))
+            found.append(eqn)
+    return found[::-1]
 
 
 def _inside(eqn: Any, operands: list[Any], output: int, around: Any) -> Origin | None:
@@ -238,4 +248,5 @@ def _origin(eqn: Any, around: Any) -> Origin:
     own = [f for f in frames if not f[0].startswith((*LIBRARIES, KIT))]
     file, line, _ = next(iter(own or frames), ("", 0, ""))
     stack = tuple(frame[2] for frame in frames)
-    return Origin(eqn.primitive.name, file, line, stack=stack)
+    name = str(eqn.params.get("name") or eqn.primitive.name).lstrip("_")  # `where` of `jit`
+    return Origin(name, file, line, stack=stack)

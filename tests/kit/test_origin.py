@@ -1,0 +1,98 @@
+"""From a bad output of a program back to the operation and the line."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from kit.origin import find
+
+X = jnp.arange(1.0, 4.0)
+
+
+def helper(x: jax.Array) -> jax.Array:
+    return jnp.sqrt(x - 2)  # bad
+
+
+def library_function(x: jax.Array) -> jax.Array:
+    x = jnp.where(x > 2, 0 * x, 0.0)
+    return jax.jit(jax.grad(jnp.linalg.norm))(x)  # bad
+
+
+def masked(x: jax.Array) -> jax.Array:
+    y = jnp.where(x > 1, jnp.log(x - 1), 0.0) + jnp.where(x > 5, jnp.inf, 1.0)
+    return y / (jnp.sum(x) - 6)  # bad
+
+
+def bad_elsewhere(x: jax.Array) -> jax.Array:
+    """Half of it is bad, and that half is not what comes out."""
+    both = jnp.concatenate([jnp.log(-x), x])
+    return jnp.arcsin(both[3:])  # bad
+
+
+def constant(x: jax.Array) -> jax.Array:
+    return jnp.where(x > 2, jnp.nan, x)  # bad
+
+
+def branch(x: jax.Array) -> jax.Array:
+    return jax.lax.cond(x[0] > 0, helper, lambda x: x, x)
+
+
+def backwards(x: jax.Array) -> jax.Array:
+    def body(carry: Any, row: Any) -> Any:
+        return carry / (row - 2), carry  # bad
+
+    return jax.lax.scan(body, jnp.float32(1), x, reverse=True)[1]
+
+
+def two_loops(x: jax.Array) -> jax.Array:
+    def inner(j: Any, carry: Any) -> Any:
+        i, y = carry
+        return i, y * jnp.where((i == 1) & (j == 2), jnp.log(y - y - 1), 1.0)  # bad
+
+    return jax.lax.fori_loop(0, 3, lambda i, y: jax.lax.fori_loop(0, 4, inner, (i, y))[1], x[0])
+
+
+def until(x: jax.Array) -> jax.Array:
+    def body(y: jax.Array) -> jax.Array:
+        return jnp.log(y).at[0].set(5 * y[0])  # bad
+
+    return jax.lax.while_loop(lambda y: y[0] < 100, body, x)
+
+
+@pytest.mark.parametrize(
+    ("function", "operation", "iterations"),
+    [
+        (jax.jit(helper), "sqrt", ()),
+        (library_function, "div", ()),
+        (masked, "div", ()),
+        (bad_elsewhere, "asin", ()),
+        (constant, "where", ()),
+        (branch, "sqrt", ()),
+        (backwards, "div", (1,)),
+        (two_loops, "log", (1, 2)),
+        (until, "log", (2,)),
+    ],
+)
+@pytest.mark.parametrize("batched", [False, True])
+def test_the_line_is_found(
+    function: Callable[..., jax.Array], operation: str, iterations: Any, batched: bool
+) -> None:
+    found = find(jax.vmap(function), (X[None],), 0) if batched else find(function, (X,), 0)
+    assert found is not None
+    assert (found.operation, found.iterations) == (operation, iterations)
+    assert Path(found.file) == Path(__file__)
+    assert "# bad" in Path(__file__).read_text().splitlines()[found.line - 1]
+    assert str(found).startswith(f"{Path(__file__).name}:{found.line}: `")
+
+
+def test_a_bad_input_is_named_by_its_index() -> None:
+    found = find(lambda x, y, z: (x + 1, jnp.where(z, x, y) * 2), (X, X / 0, jnp.bool_(False)), 1)
+    assert found is not None
+    assert (found.input, found.operation, str(found)) == (1, "", "")
+
+
+def test_a_finite_output_has_no_origin() -> None:
+    assert find(lambda x: (x / 0, x), (X,), 1) is None
