@@ -185,9 +185,10 @@ class _Search:
         return _Bad(self._member(state, member), member, in_evaluation)
 
     def _member(self, state: TrainingState, member: int) -> TrainingState:
+        state = self._copy(state)
         if self.config.num_seeds > 1:
             state = jax.tree.map(lambda x: x[member], state)
-        return jax.device_put(self._copy(state), jax.devices()[0])
+        return jax.device_put(state, jax.devices()[0])
 
     def _look_at_members(self, state: TrainingState) -> jax.Array:
         """Whether a number is not finite that training goes on from, (num_seeds,) bool."""
@@ -197,9 +198,9 @@ class _Search:
             tree = jax.tree.map(lambda x: x[None], tree)
         return has_not_finite(tree)
 
-    @staticmethod
-    def _copy(state: TrainingState) -> TrainingState:
-        return jax.tree.map(jnp.copy, state)  # because `epoch` consumes its state
+    def _copy(self, state: TrainingState) -> TrainingState:
+        """`epoch` consumes its state."""
+        return self.programs.place(jax.tree.map(jnp.copy, state))
 
 
 # ---- step by step -------------------------------------------------------------------------------
@@ -359,7 +360,7 @@ class _Track:
     """What one environment goes through: states, each with a leading axis of 1, and actions."""
 
     def __init__(self, steps: _Steps, row: int, states: list[State], actions: list[Any]) -> None:
-        self.row, self.states, self.actions = row, states, actions
+        self.states, self.actions = states, actions
         self._repeat = steps.config.action_repeat
         self._functions = [steps.alone(row, one_at_a_time=x).step for x in (True, False)]
         self._jitted = [jax.jit(function) for function in self._functions]
@@ -453,12 +454,16 @@ class _Look:
                 return self._in_first_reset(steps, path, hit.row, surfaced)
             moment = earlier
         text = self._tell(moment, leaf, hit.row)
-        if (moment, path) != end:
+        if moment is not end[0]:
             text = f"{surfaced} That came from what happened before: {text}"
-        elif others:
-            text += f" It happened in {others} more of the environments at the same time."
+        else:
+            if leaf != path:
+                text += f" So did {path.removeprefix('.')}."
+            if others:
+                text += f" It happened in {others} more of the environments at the same time."
         name, value = _entry(_leaves(moment.after)[leaf], leaf)
-        written = self._write(_arrays(moment), frames)
+        before = {**_named(moment.before), "action": moment.action[0]}
+        written = self._write({"before": before, "after": _named(moment.after)}, frames)
         text += _sentence(origin) + written
         at = self._steps_at(moment.number)
         return Finding(text, name, value, at, self.seed, hit.row, moment.step, origin)
@@ -484,28 +489,26 @@ class _Look:
         return Finding(text, name, value, at, self.seed, hit.row, step, origin)
 
     def _in_learning(self, but: str = ", while the environments stayed finite") -> Finding:
-        results = jax.jit(self.ppo.update)(self.state)
-        leaves = _leaves(results)
-        starts = ("[1].metrics['total_loss']", "[1].metrics", "[0].params", "[0].normalizer")
-        bad = [
-            p
-            for start in starts
-            for p, x in leaves.items()
-            if p.startswith(start) and not is_finite(x)
-        ]
-        update = int(self.state.updates) + 1
+        update = int(self.state.updates) + (not self.bad.in_evaluation)
         steps = update * self.config.steps_per_update
-        when = f"in update {update} (seed {self.seed}), {steps:,} environment steps into the run"
+        what = "the evaluation after" if self.bad.in_evaluation else "update"
+        when = f"in {what} {update} (seed {self.seed}), {steps:,} environment steps into the run"
+        leaves: dict[str, Any] = {}
+        if not self.bad.in_evaluation:
+            leaves = _leaves(jax.jit(self.ppo.update)(self.state))
+        starts = ("[1].metrics['total_loss']", "[1].metrics", "[0].params", "[0].normalizer")
+        bad = [p for start in starts for p in leaves if p.startswith(start)]
+        bad = [path for path in bad if not is_finite(leaves[path])]
         if not bad:
             text = (
-                f"Something was not finite {when}, but all is finite where the update is done one "
-                "step at a time, because a compiled program rounds in another order."
+                f"Something was not finite {when}, but all is finite where that is done one step "
+                "at a time, because a compiled program rounds in another order."
             )
             return Finding(text, "", "nan", steps, self.seed, None, None, None)
         path = bad[0]
         name, value = _entry(leaves[path][None], path.removeprefix("[0]."))
         if path.startswith("[1]"):
-            name = f"training/{path.split(chr(39))[1]}"
+            name = "training/" + path.split("'")[1]
         origin = find(self.ppo.update, (self.state,), list(leaves).index(path))
         text = f"{name} became {value} {when}{but}."
         if origin is not None and any("minibatch_step" in name for name in origin.stack):
@@ -593,11 +596,6 @@ def _named(tree: Any) -> dict[str, Any]:
         path.removeprefix("."): x[0] if x.shape[:1] == (1,) else x
         for path, x in _leaves(tree).items()
     }
-
-
-def _arrays(moment: _Moment) -> dict[str, dict[str, Any]]:
-    before = {**_named(moment.before), "action": moment.action[0]}
-    return {"before": before, "after": _named(moment.after)}
 
 
 def _row(x: Any, row: int, batch: int) -> Any:
