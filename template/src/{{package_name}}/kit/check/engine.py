@@ -207,24 +207,25 @@ class _Work:
     def run(self) -> None:
         """Makes the stages, and judges each rule once the stages that it takes are there."""
         have: list[Any] = [self.settings]
-
-        def judge(stage: Any) -> None:
-            have.append(stage)
-            for rule in RULES:
-                if rule.stages[-1] is type(stage):
-                    self.judge(rule, [x for x in have if type(x) in rule.stages])
-
         try:
-            judge(attempt := Attempt.of(self.settings))
-            if isinstance(attempt.reset, Call) and isinstance(attempt.step, Call):
-                judge(traced := Traced(attempt.space, attempt.reset, attempt.step))
-                if not self.errors:
-                    judge(Rollout(self.settings, traced))
+            for stage in self.stages():
+                have.append(stage)
+                for rule in RULES:
+                    if rule.stages[-1] is type(stage):
+                        self.judge(rule, [x for x in have if type(x) in rule.stages])
         except BaseException as error:
             if not self.errors:
                 what = failure(error, self.settings.env)
                 broken = next(rule for rule in RULES if rule.id == "runs-compiled")
                 self.add(broken, Finding(f"{what}, when compiled and run", f"correct {what.where}"))
+
+    def stages(self) -> Iterator[Any]:
+        """The stages, as far as the environment lets it get."""
+        yield (attempt := Attempt.of(self.settings))
+        if isinstance(attempt.reset, Call) and isinstance(attempt.step, Call):
+            yield (traced := Traced(attempt.space, attempt.reset, attempt.step))
+            if not self.errors:
+                yield Rollout(self.settings, traced)
 
     @property
     def errors(self) -> list[Violation]:

@@ -102,13 +102,11 @@ def time_limit(settings: Settings, rollout: Rollout) -> Iterator[Finding]:
 
 @rule("warning", "an index into an array is in range", ["finite"])
 def index_in_range(rollout: Rollout) -> Iterator[Finding]:
-    for line, outside in list(rollout.series["outside"].items()):
+    fix = "jnp.clip(index, 0, len(array) - 1)  # if meant"
+    for line, outside in rollout.series["outside"].items():
         for t, i in np.argwhere(outside & (rollout.series["past"] <= 0))[:1]:
-            what = (
-                f"{line} reads past the end of an array {_at(rollout, t, i)}; JAX takes the last "
-            )
-            fix = "jnp.clip(index, 0, len(array) - 1)  # if meant"
-            yield Finding(what + "element instead", fix)
+            what = f"{line} reads past the end of an array {_at(rollout, t, i)}"
+            yield Finding(what + "; JAX takes the last element instead", fix)
 
 
 @rule("warning", "every part of the action does something", ["same-bits", "finite"])
