@@ -224,7 +224,7 @@ class _Work:
         yield (attempt := Attempt.of(self.settings))
         if isinstance(attempt.reset, Call) and isinstance(attempt.step, Call):
             yield (traced := Traced(attempt.space, attempt.reset, attempt.step))
-            if not self.errors:
+            if not self.errors and not self.puzzles:
                 yield Rollout(self.settings, traced)
 
     @property
