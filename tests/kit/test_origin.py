@@ -1,11 +1,13 @@
 """From a bad output of a program back to the operation and the line."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 from kit.origin import find
 
@@ -86,6 +88,13 @@ def test_the_line_is_found(
     assert Path(found.file) == Path(__file__)
     assert "# bad" in Path(__file__).read_text().splitlines()[found.line - 1]
     assert str(found).startswith(f"{Path(__file__).name}:{found.line}: `")
+
+
+def test_the_place_in_a_library_is_told_too() -> None:
+    found = find(lambda x: optax.squared_error(1e30 * x), (X,), 0)
+    assert found is not None
+    assert Path(found.file) == Path(__file__)
+    assert re.fullmatch(r"\w+ in \w+\.py:[0-9]+", found.operation)
 
 
 def test_a_bad_input_is_named_by_its_index() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from brax.envs.base import Env, State, Wrapper
 from flax import linen as nn
 from kit import cli, runs
 from kit import replay as replaying
-from kit.errors import TrainingDivergedError
+from kit.errors import TrainingDivergedError, UsageError
 from kit.programs import Programs
 from kit.replay import Finding, replay
 from kit.task import Task
@@ -571,13 +572,31 @@ def test_from_training_to_the_command(tmp_path: Path, capsys: pytest.CaptureFixt
     assert left == {"before.npz", "after.npz", "replay.gif"}
 
 
-def test_a_run_without_anything_bad(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_run_without_anything_bad(
+    changed: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     task = planted(at(99))
     run = new_run(task, tmp_path / "run")
+    if changed:
+        saved = json.loads((run / "config.json").read_text())
+        (run / "config.json").write_text(json.dumps({**saved, "device": "abacus"}))
     config = types.ModuleType("config")
     config.task = task  # type: ignore[attr-defined]
     with pytest.raises(SystemExit) as ended:
         cli.main("toy", config, ["replay", str(run)])
     assert ended.value.code == 1
-    assert "Everything stays finite up to step 96" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Everything stays finite up to step 96" in said
+    assert ("device was abacus" in said) == ("because of what has changed" in said) == changed
     assert not (run / "replay").exists()
+
+
+def test_no_write_lands_outside(tmp_path: Path) -> None:
+    task = planted(at(1))
+    run = new_run(task, tmp_path / "run")
+    (tmp_path / "elsewhere").mkdir()
+    (run / "replay").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="is a link"):
+        replay(run, task)
+    assert not list((tmp_path / "elsewhere").iterdir())

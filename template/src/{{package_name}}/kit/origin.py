@@ -31,7 +31,8 @@ class Origin:
     """What made an output bad.
 
     Attributes:
-      operation: JAX's name for it, such as `div`; empty if an input was bad already.
+      operation: JAX's name for it, such as `div`, and its place if that is in a library; empty
+        if an input was bad already.
       file: where the line is, the user's own if there is one on the stack; empty if unknown.
       line: its number.
       input: the index of the flat input that was bad already.
@@ -249,4 +250,6 @@ def _origin(eqn: Any, around: Any) -> Origin:
     file, line, _ = next(iter(own or frames), ("", 0, ""))
     stack = tuple(frame[2] for frame in frames)
     name = str(eqn.params.get("name") or eqn.primitive.name).lstrip("_")  # `where` of `jit`
+    if own and own[0] is not frames[0]:
+        name += f" in {Path(frames[0][0]).name}:{frames[0][1]}"
     return Origin(name, file, line, stack=stack)

@@ -86,6 +86,10 @@ def replay(
     task = tasks if isinstance(tasks, Task) else choose(tasks, saved["task"])[1]
     task = replace(task, settings=PPOConfig(**saved["settings"]))
     runs.refuse_other_sizes(run, task.environment())
+    if (run / "replay").is_symlink():
+        raise UsageError(
+            f"{files.printable(run / 'replay')} is a link, which is not followed: remove it."
+        )
     changes = runs.changes_since(run, task)
     for change in changes:
         say(change)
@@ -560,8 +564,6 @@ class _Look:
     def _write(self, states: Mapping[str, Mapping[str, Any]], frames: list[State]) -> str:
         """Writes states as .npz and draws `frames`; says where, as the end of a text."""
         folder = self.run / "replay"
-        if folder.is_symlink():
-            raise UsageError(f"{files.printable(folder)} is a link, which is not followed.")
         folder.mkdir(exist_ok=True)
         for name, arrays in states.items():
             buffer = io.BytesIO()
