@@ -151,8 +151,7 @@ def main(program: str, config: str | ModuleType, args: Sequence[str] | None = No
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _leave_on_signal)
     try:
-        # Processes that train together have to find each other before JAX looks for devices.
-        if not any(arg.partition("=")[0] in ("--distributed", "--coordinator") for arg in args):
+        if list(args[:1]) != ["train"]:  # which looks for devices later
             _refuse_no_device()
         # Imported here, because a task with unusable settings is a mistake like any other.
         tasks = tasks_in(importlib.import_module(config) if isinstance(config, str) else config)
@@ -262,6 +261,9 @@ def _check(program: str, tasks: Mapping[str, Task], asked: Check) -> None:
 def _train(program: str, tasks: Mapping[str, Task], asked: Train) -> None:
     if asked.distributed or asked.coordinator is not None:
         devices.join(asked.coordinator, asked.num_processes, asked.process_id)
+    elif asked.options.num_devices is None:
+        devices.use_cores(asked.settings.num_seeds)
+    _refuse_no_device()
     name, settings = asked.task, asked.settings
     if asked.resume is not None:
         if asked.run_dir or asked.init_from:

@@ -6,6 +6,8 @@ There is one mesh with one axis. Where several seeds train, their number is divi
 otherwise the environments and the minibatches are.
 """
 
+import contextlib
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -52,6 +54,19 @@ def make_mesh(divided: dict[str, int], num_devices: int | None = None) -> Mesh |
                 f"use {name} {-(-number // count) * count}, or --num-devices {fits}."
             )
     return None if count == 1 else Mesh(np.array(devices[:count]), (AXIS,))
+
+
+def use_cores(num_seeds: int) -> None:
+    """Lets each core of a CPU be a device, as far as they divide the seeds evenly.
+
+    One device of several cores computes small arrays on one of them. Other kinds of devices are
+    not affected, nor is JAX once it has been used.
+    """
+    cores = os.cpu_count() or 1
+    count = max(n for n in range(1, min(cores, num_seeds) + 1) if num_seeds % n == 0)
+    if count > 1 and "device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", count)
 
 
 class ShardedWrapper(Wrapper):

@@ -24,6 +24,7 @@ def test_a_loaded_policy_acts_as_the_trained_one(name: str, tmp_path: Path) -> N
     # The smallest update there is: nearly all the time goes into compiling `init` and `epoch`.
     settings = dataclasses.replace(
         TASKS[name].settings,
+        num_seeds=1,
         num_envs=2,
         unroll_length=2,
         batch_size=2,
@@ -32,12 +33,13 @@ def test_a_loaded_policy_acts_as_the_trained_one(name: str, tmp_path: Path) -> N
     )
     task = dataclasses.replace(TASKS[name], settings=settings)
     ppo = task.make_ppo()
-    state, metrics = jax.jit(ppo.epoch)(jax.jit(ppo.init)(np.uint32(0)), np.int32(2))
-    assert all(np.isfinite(value) for value in metrics.values()), metrics
+    state, totals = jax.jit(ppo.epoch)(jax.jit(ppo.init)(np.uint32(0)), np.int32(2))
+    assert all(np.isfinite(value) for value in totals.metrics.values()), totals.metrics
 
-    runs.create(tmp_path / "run", name, task)
-    runs.save_checkpoint(tmp_path / "run", state, steps=2 * settings.steps_per_update)
-    loaded = load_policy(tmp_path / "run")
+    run = runs.make_folder(tmp_path / "run")
+    runs.write_config(run, name, task)
+    runs.save_checkpoint(run, state, steps=2 * settings.steps_per_update)
+    loaded = load_policy(run)
     trained = make_inference_fn(ppo.networks)(policy_params(state), deterministic=True)
     batch = (state.env_state.obs, jax.random.PRNGKey(0))
     jax.tree.map(np.testing.assert_array_equal, loaded(*batch), jax.jit(trained)(*batch))

@@ -26,13 +26,18 @@ kit.register_environment(
 
 
 def load_policy(
-    run: str | os.PathLike[str], *, steps: int | None = None, deterministic: bool = True
+    run: str | os.PathLike[str],
+    *,
+    steps: int | None = None,
+    seed: int | None = None,
+    deterministic: bool = True,
 ) -> Policy:
     """Reads a trained policy.
 
     Args:
       run: the folder that `train` left.
       steps: which checkpoint, by its number of steps; the newest if None.
+      seed: which seed of the run; the one that was best at that checkpoint if None.
       deterministic: take the most likely action; otherwise sample as in training.
 
     Returns:
@@ -42,4 +47,6 @@ def load_policy(
     from . import config
     from .kit import runs, task
 
-    return runs.load_policy(run, task.tasks_in(config), steps=steps, deterministic=deterministic)
+    return runs.load_policy(
+        run, task.tasks_in(config), steps=steps, seed=seed, deterministic=deterministic
+    )
