@@ -138,18 +138,33 @@ class Report:
         return json.dumps({"ok": self.ok, **asdict(self)}, indent=2, ensure_ascii=False)
 
 
-def check_env(env: Env, **settings: Any) -> list[Violation]:
+def check_env(
+    env: Env,
+    *,
+    seed: int = 0,
+    episode_length: int = 1000,
+    action_repeat: int = 1,
+    action_space: ActionSpace | None = None,
+    time_limit: float = 60.0,
+) -> list[Violation]:
     """Names every rule of a Brax environment that `env` breaks, in the order of `RULES`.
 
     Args:
       env: one environment, not batched and not wrapped.
-      settings: those of `examine`.
+      seed, episode_length, action_repeat, action_space, time_limit: those of `examine`.
 
     Returns:
       The violations; empty if all rules are kept. What `env` raises is among them and is not
       raised here.
     """
-    return examine(env, **settings).violations
+    return examine(
+        env,
+        seed=seed,
+        episode_length=episode_length,
+        action_repeat=action_repeat,
+        action_space=action_space,
+        time_limit=time_limit,
+    ).violations
 
 
 def examine(
