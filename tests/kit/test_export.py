@@ -84,7 +84,7 @@ def run_of(task: Task, run: Path, *seeds: int) -> Path:
     """A run with a checkpoint for each seed, after as many steps; nothing is trained."""
     ppo = task.make_ppo()
     (run / "checkpoints").mkdir(parents=True)
-    runs.write_config(run, "task", task)
+    runs.write_config(run, "task", task, ppo)
     for seed in seeds or (0,):
         state = jax.jit(ppo.init)(np.uint32(seed))
         statistics = state.normalizer_params

@@ -65,6 +65,14 @@ def row(steps: int, value: float, seed: int = 0, **others: Any) -> dict[str, flo
     return {"steps": steps, "seed": seed, "eval/episode_reward": value, **others}
 
 
+def write_config(run: Path, task: Task, num_devices: int = 1) -> None:
+    runs.write_config(run, "task", task, task.make_ppo(), num_devices)
+
+
+def changes_since(run: Path, task: Task, num_devices: int = 1) -> list[str]:
+    return runs.changes_since(run, task.environment(), task.make_ppo(), num_devices)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one seed, which was best in the middle, and one of three.
@@ -73,13 +81,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     made = tmp_path_factory.mktemp("made")
     run = runs.make_folder(made / "run")
-    runs.write_config(run, "task", TASK)
+    write_config(run, TASK)
     for steps, value in zip(STEPS, (-3.0, -1.0, -2.0), strict=True):
         runs.append_metrics(run, [row(steps, value)])
         runs.save_checkpoint(run, state_of(steps), steps)
         runs.save_resume(run, state_of(steps))
     several = runs.make_folder(made / "several")
-    runs.write_config(several, "task", SEVERAL)
+    write_config(several, SEVERAL)
     returns = {0: (1.0, 1.0, 1.0), 32: (2.0, 9.0, 2.0), 64: (7.0, 5.0, 6.0)}
     for steps, values in returns.items():
         runs.append_metrics(several, [row(steps, v, 5 + i) for i, v in enumerate(values)])
@@ -148,7 +156,7 @@ def test_no_message_lets_a_folder_name_reach_the_terminal(name: str, tmp_path: P
     assert "--resume" in refused(runs.make_folder, run)
     refused(runs.read_config, run)
     assert "there is" in refused(runs.read_config, tmp_path / "another")
-    runs.write_config(run, "task", TASK)
+    write_config(run, TASK)
     refused(runs.load_parameters, run, SHAPES)
     refused(runs.best, run)
     runs.save_checkpoint(run, state_of(0), 0)
@@ -270,7 +278,7 @@ def test_without_locks_a_run_is_not_locked(run: Path, monkeypatch: pytest.Monkey
 # ---- writing ------------------------------------------------------------------------------------
 
 WRITES: dict[str, Callable[[Path], None]] = {
-    "config.json": lambda run: runs.write_config(run, "task", TASK),
+    "config.json": lambda run: write_config(run, TASK),
     "metrics.jsonl": lambda run: runs.forget_after(run, 64),
     "resume.msgpack": lambda run: runs.save_resume(run, state_of(1)),
     "checkpoints/000000000064.msgpack": lambda run: runs.save_checkpoint(run, state_of(1), 64),
@@ -300,11 +308,21 @@ def test_no_append_lands_outside(run: Path, tmp_path: Path) -> None:
     assert outside.read_text() == "mine"
 
 
+def test_a_link_to_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    files.refuse_link(tmp_path / "folder")
+    files.refuse_link(tmp_path / "missing")
+    for target in ("folder", "nowhere"):
+        (tmp_path / f"to_{target}").symlink_to(target)
+        said = refused(files.refuse_link, tmp_path / f"to_{target}")
+        assert f"to_{target} is a link" in said
+
+
 def test_checkpoints_elsewhere_are_neither_written_nor_deleted(run: Path, tmp_path: Path) -> None:
     (run / "checkpoints").rename(tmp_path / "elsewhere")
     (run / "checkpoints").symlink_to(tmp_path / "elsewhere")
     refused(runs.save_checkpoint, run, state_of(1), 96)
-    refused(runs.keep, run, 1)
+    refused(runs.keep, run, 1, 32)
     assert len(list((tmp_path / "elsewhere").iterdir())) == 3
 
 
@@ -313,6 +331,7 @@ def test_a_full_disk_keeps_what_there_was(name: str, run: Path) -> None:
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with full_disk(20), pytest.raises(OSError, match="File too large") as error:
         WRITES[name](run)
+    assert isinstance(error.value, files.FileError)
     assert error.value.filename == str(run / name)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
@@ -372,7 +391,7 @@ def test_stray_files_are_no_checkpoints(run: Path) -> None:
     (run / "checkpoints" / f"{'9' * 30}.msgpack").touch()
     assert list(runs.checkpoints(run)) == list(STEPS)
     runs.load_parameters(run, SHAPES)
-    runs.keep(run, 1)
+    runs.keep(run, 1, 32)
     assert (run / "checkpoints" / "best.msgpack").exists()
 
 
@@ -426,7 +445,8 @@ def test_a_config_that_is_not_json_is_one_sentence(run: Path, data: bytes) -> No
 SAVED = {
     "task": "task",
     "settings": dataclasses.asdict(TASK.settings),
-    **fingerprint.describe(TASK),
+    "num_devices": 1,
+    **fingerprint.describe(TASK.environment(), TASK.make_ppo()),
 }
 PLACES = [(key,) for key in SAVED] + [
     (key, inner) for key in ("settings", "versions") for inner in SAVED[key]
@@ -456,7 +476,7 @@ def test_any_edit_of_config_json_is_read_or_told(
     try:
         runs.read_config(tmp_path)
         runs.refuse_other_sizes(tmp_path, Toy())
-        assert all(told.isprintable() for told in runs.changes_since(tmp_path, TASK))
+        assert all(told.isprintable() for told in changes_since(tmp_path, TASK))
         runs.load_policy(tmp_path, {"task": TASK})
     except UsageError as error:
         said = str(error)
@@ -491,22 +511,30 @@ def networks(activation: Any) -> Callable[..., Any]:
 @pytest.mark.parametrize("other", [nn.tanh, lambda x: nn.leaky_relu(x, 0.02)])
 def test_another_activation_is_said(other: Any, tmp_path: Path) -> None:
     leaky = dataclasses.replace(TASK, network_factory=networks(nn.leaky_relu))
-    runs.write_config(tmp_path, "task", leaky)
+    write_config(tmp_path, leaky)
     again = dataclasses.replace(TASK, network_factory=networks(nn.leaky_relu))
-    assert runs.changes_since(tmp_path, again) == []
+    assert changes_since(tmp_path, again) == []
     changed = dataclasses.replace(TASK, network_factory=networks(other))
-    (said,) = runs.changes_since(tmp_path, changed)
+    (said,) = changes_since(tmp_path, changed)
     assert "The networks have changed since the run started" in said
 
 
 def test_other_versions_and_another_environment_are_said(run: Path) -> None:
-    assert runs.changes_since(run, TASK) == []
+    assert changes_since(run, TASK) == []
     edit(run, lambda saved: saved["versions"].update(jax="0.10.0\x1b[31m"))
     edit(run, lambda saved: saved.update(source="x", device="Babbage", networks="x"))
-    jax_said, device, source = runs.changes_since(run, TASK)
+    jax_said, device, source = changes_since(run, TASK)
     assert jax_said == rf"JAX was 0.10.0\x1b[31m and is {jax.__version__} now."
-    assert "Babbage" in device
+    assert device == f"The device was Babbage and is {jax.devices()[0].device_kind} now."
     assert source == "The file that defines the environment has changed since the run started."
+
+
+def test_another_number_of_devices_is_said(tmp_path: Path) -> None:
+    write_config(tmp_path, TASK, num_devices=4)
+    assert runs.read_config(tmp_path)["num_devices"] == 4
+    assert changes_since(tmp_path, TASK, num_devices=4) == []
+    (said,) = changes_since(tmp_path, TASK, num_devices=2)
+    assert said == "It ran on 4 devices and runs on 2 now."
 
 
 def test_where_a_function_lies_in_memory_makes_no_difference(tmp_path: Path) -> None:
@@ -519,8 +547,8 @@ def test_where_a_function_lies_in_memory_makes_no_difference(tmp_path: Path) -> 
         return dataclasses.replace(TASK, network_factory=networks(activation))
 
     first = task()
-    runs.write_config(tmp_path, "task", first)
-    assert runs.changes_since(tmp_path, task()) == []
+    write_config(tmp_path, first)
+    assert changes_since(tmp_path, task()) == []
 
 
 # ---- metrics.jsonl ------------------------------------------------------------------------------
@@ -686,24 +714,15 @@ def test_the_best_is_the_one_with_the_highest_return(run: Path) -> None:
     assert runs.best(run) == (64, 0)
 
 
-@pytest.mark.parametrize(("newest", "left"), [(1, [32, 64]), (2, [32, 64]), (3, [0, 32, 64])])
-def test_the_newest_and_the_best_are_kept(newest: int, left: list[int], run: Path) -> None:
-    runs.keep(run, newest)
+@pytest.mark.parametrize(
+    ("newest", "best", "left"),
+    [(1, 32, [32, 64]), (1, 64, [64]), (2, 0, [0, 32, 64]), (1, 7, [64]), (9, 0, [0, 32, 64])],
+)
+def test_the_newest_and_the_best_are_kept(
+    newest: int, best: int, left: list[int], run: Path
+) -> None:
+    runs.keep(run, newest, best)
     assert list(runs.checkpoints(run)) == left
-
-
-def test_the_best_on_average_is_kept(several: Path) -> None:
-    """32 steps has the best seed, 64 the best average; 0 was the best on a seed of no one's."""
-    runs.append_metrics(several, [row(0, 99.0, seed=8)])
-    runs.save_checkpoint(several, state_of(1), 96)
-    runs.keep(several, 1)
-    assert list(runs.checkpoints(several)) == [64, 96]
-
-
-def test_without_metrics_the_newest_are_kept(run: Path) -> None:
-    (run / "metrics.jsonl").unlink()
-    runs.keep(run, 2)
-    assert list(runs.checkpoints(run)) == [32, 64]
 
 
 # ---- several seeds ------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def found(finding: Finding | None) -> Finding:
 def new_run(task: Task, path: Path, *, evaluations: int = 0) -> Path:
     """A run that was stopped before it saved anything, but for so many rows of metrics."""
     run = runs.make_folder(path)
-    runs.write_config(run, "task", task)
+    runs.write_config(run, "task", task, task.make_ppo())
     steps = task.settings.steps_per_update
     marks = range(0, steps * evaluations, steps)
     runs.append_metrics(run, [{"steps": n, "seed": 0, "eval/episode_reward": 0.0} for n in marks])

@@ -506,6 +506,6 @@ def test_a_run_on_mjx_records_its_version(tmp_path: Path) -> None:
 
     networks = make_network_factory(MjxCartPole().action_space)
     task = dataclasses.replace(TASK, environment=MjxCartPole, network_factory=networks)
-    runs.write_config(runs.make_folder(tmp_path / "run"), "task", task)
+    runs.write_config(runs.make_folder(tmp_path / "run"), "task", task, task.make_ppo())
     versions = json.loads((tmp_path / "run" / "config.json").read_text())["versions"]
     assert {"mujoco", "mujoco-mjx"} <= versions.keys()

@@ -25,6 +25,10 @@ except ImportError:  # Windows
 SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
+class FileError(OSError):
+    """A file that this project reads or writes can't be used: `strerror` says why."""
+
+
 def printable(value: object) -> str:
     """`str(value)` as one line; what a terminal would obey or can't show is escaped."""
     return "".join(
@@ -46,6 +50,15 @@ def quoted(path: Path) -> str:
 def reason(error: OSError) -> str:
     """Why the system refused, in its words."""
     return printable(error.strerror or str(error) or type(error).__name__)
+
+
+def refuse_link(path: Path) -> None:
+    """Raises UsageError if `path` is a link."""
+    if path.is_symlink():
+        raise UsageError(
+            f"{path} is a link, and links are not followed: put what it leads to in its place, or "
+            "remove it."
+        )
 
 
 def read(path: Path, limit: int) -> bytes:
@@ -71,7 +84,7 @@ def write(path: Path, *data: bytes) -> None:
     """Writes a file whole or not at all; what has its name is replaced, a link included.
 
     Raises:
-      OSError: the disk is full or can't be written to; `filename` is `path`.
+      FileError: the disk is full or can't be written to; `filename` is `path`.
     """
     part = path.with_name(path.name + ".part")
     with _naming(path):
@@ -93,7 +106,7 @@ def append(path: Path, data: bytes) -> None:
     A last line that was cut short is ended first.
 
     Raises:
-      OSError: the disk is full or can't be written to; `filename` is `path`.
+      FileError: the disk is full or can't be written to; `filename` is `path`.
       UsageError: `path` is no regular file.
     """
     with _naming(path), _open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, buffering=0) as file:
@@ -151,8 +164,8 @@ def _open(path: Path, flags: int, buffering: int = -1) -> BinaryIO:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Lets an OSError say which file it is about."""
+    """Makes an OSError a FileError that says which file it is about."""
     try:
         yield
     except OSError as error:
-        raise OSError(error.errno, reason(error), str(path)) from None
+        raise FileError(error.errno, reason(error), str(path)) from None

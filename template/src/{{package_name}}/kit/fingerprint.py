@@ -21,12 +21,10 @@ from .actions import action_space_of
 from .files import printable
 from .ppo import PPO
 from .pytrees import raw
-from .task import Task
 
 
-def describe(task: Task) -> dict[str, Any]:
+def describe(environment: Env, ppo: PPO) -> dict[str, Any]:
     """Sizes, digests of the environment's source and of the networks, versions; as JSON types."""
-    environment = task.environment()
     packages = ["jax", "brax", "flax", "optax"]
     if _uses_mujoco(reset_shapes(environment)):
         packages += ["mujoco", "mujoco-mjx"]
@@ -34,7 +32,7 @@ def describe(task: Task) -> dict[str, Any]:
     return {
         **sizes(environment),
         "source": _source(environment),
-        "networks": _networks(task.make_ppo()),
+        "networks": _networks(ppo),
         "versions": {"python": platform.python_version(), **versions},
         "device": jax.devices()[0].device_kind,
     }
@@ -58,7 +56,9 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         if before["versions"].get(package, version) != version
     ]
     if before["device"] != now["device"]:
-        told.append(f"The device was {printable(before['device'])[:40]}, is {now['device']} now.")
+        told.append(
+            f"The device was {printable(before['device'])[:40]} and is {now['device']} now."
+        )
     if before["source"] != now["source"]:
         told.append("The file that defines the environment has changed since the run started.")
     same_jax = before["versions"].get("jax") == now["versions"]["jax"]

@@ -86,11 +86,8 @@ def replay(
     task = tasks if isinstance(tasks, Task) else choose(tasks, saved["task"])[1]
     task = replace(task, settings=PPOConfig(**saved["settings"]))
     runs.refuse_other_sizes(run, task.environment())
-    if (run / "replay").is_symlink():
-        raise UsageError(
-            f"{files.printable(run / 'replay')} is a link, which is not followed: remove it."
-        )
-    changes = runs.changes_since(run, task)
+    files.refuse_link(run / "replay")
+    changes = runs.changes_since(run, task.environment(), task.make_ppo(), saved["num_devices"])
     for change in changes:
         say(change)
     search = _Search(run, task, num_devices, say)

@@ -32,7 +32,7 @@ from brax.training.agents.ppo.networks import make_inference_fn
 from . import files, fingerprint, pytrees
 from .errors import UsageError
 from .files import printable, quoted
-from .ppo import PPOConfig, TrainingState, policy_params
+from .ppo import PPO, PPOConfig, TrainingState, policy_params
 from .rollout import Policy
 from .task import Task, choose
 
@@ -42,8 +42,10 @@ MAX_METRICS = 2**28
 # ---- the folder ---------------------------------------------------------------------------------
 
 
-def refuse_existing(run: Path) -> None:
+def refuse_existing(run: Path | None) -> None:
     """Raises UsageError if there is something at `run` already; an empty folder may be there."""
+    if run is None:
+        return
     try:
         taken = os.path.lexists(run) and {path.name for path in run.iterdir()} - {".lock"}
     except OSError as error:
@@ -109,10 +111,22 @@ def lock(run: Path) -> Iterator[None]:
 # ---- config.json --------------------------------------------------------------------------------
 
 
-def write_config(run: Path, name: str, task: Task) -> None:
-    """Writes config.json; `name` is what `config.py` calls the task."""
-    settings = dataclasses.asdict(task.settings)
-    saved = {"task": name, "settings": settings, **fingerprint.describe(task)}
+def write_config(run: Path, name: str, task: Task, ppo: PPO, num_devices: int = 1) -> None:
+    """Writes config.json.
+
+    Args:
+      run: a run folder.
+      name: what `config.py` calls the task.
+      task: what is trained.
+      ppo: what `task.make_ppo` gave.
+      num_devices: how many devices share the work.
+    """
+    saved = {
+        "task": name,
+        "settings": dataclasses.asdict(task.settings),
+        "num_devices": num_devices,
+        **fingerprint.describe(task.environment(), ppo),
+    }
     files.write(run / "config.json", json.dumps(saved, indent=2).encode() + b"\n")
 
 
@@ -148,6 +162,8 @@ def _refuse_what_no_run_has(saved: Any) -> None:
     for name, kind in {**dict.fromkeys(strings, str), "settings": dict, "versions": dict}.items():
         if not isinstance(saved.get(name), kind):
             raise TypeError(f"{name} is not {'a string' if kind is str else 'an object'}")
+    if type(saved.get("num_devices")) is not int:
+        raise TypeError("num_devices is not a whole number")
     shapes = saved.get("observation")
     for shape in shapes.values() if isinstance(shapes, dict) else [shapes]:
         if not isinstance(shape, list) or any(type(size) is not int for size in shape):
@@ -195,13 +211,23 @@ def refuse_other_sizes(run: Path, environment: Env) -> None:
             )
 
 
-def changes_since(run: Path, task: Task) -> list[str]:
+def changes_since(run: Path, environment: Env, ppo: PPO, num_devices: int = 1) -> list[str]:
     """Sentences about what has changed since config.json was written and leaves sizes as they are.
 
     Training can go on all the same, but not exactly as it would have.
+
+    Args:
+      run: a run folder.
+      environment: one of the task's environments, as it is now.
+      ppo: the same of `task.make_ppo`, with the settings of the run.
+      num_devices: how many devices share the work now.
     """
     saved = read_config(run)
-    return fingerprint.changes(saved, fingerprint.describe(_as_trained(saved, task)))
+    told = fingerprint.changes(saved, fingerprint.describe(environment, ppo))
+    if saved["num_devices"] != num_devices:
+        devices = "device" if saved["num_devices"] == 1 else "devices"
+        told.append(f"It ran on {saved['num_devices']} {devices} and runs on {num_devices} now.")
+    return told
 
 
 # ---- metrics.jsonl ------------------------------------------------------------------------------
@@ -268,25 +294,24 @@ def checkpoints(run: Path) -> dict[int, Path]:
       UsageError: the folder of checkpoints is a link.
     """
     folder = run / "checkpoints"
-    if folder.is_symlink():
-        raise UsageError(
-            f"{printable(folder)} is a link, which is not followed: put the folder itself there."
-        )
+    files.refuse_link(folder)
     found = sorted(path for path in folder.glob("*.msgpack") if not path.is_dir())
     return {int(path.stem): path for path in found if re.fullmatch("[0-9]{12,18}", path.stem)}
 
 
-def keep(run: Path, newest: int) -> None:
-    """Deletes all checkpoints but the newest ones, 1 or more, and the best on average over seeds.
+def keep(run: Path, newest: int, best: int) -> None:
+    """Deletes all checkpoints but the newest ones, 1 or more, and the best one.
+
+    Args:
+      run: a run folder.
+      newest: how many of the newest to keep.
+      best: the number of steps of the best one.
 
     Raises:
       OSError: one can't be deleted.
     """
-    found, returns = checkpoints(run), _returns(run)
-    kept = set(list(found)[-newest:])
-    if returns:
-        kept.add(max(returns, key=lambda steps: (np.mean(list(returns[steps].values())), steps)))
-    for steps in found.keys() - kept:
+    found = checkpoints(run)
+    for steps in found.keys() - {*list(found)[-newest:], best}:
         found[steps].unlink(missing_ok=True)
 
 
