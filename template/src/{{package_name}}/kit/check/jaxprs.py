@@ -5,12 +5,15 @@ From the template: changes of yours are kept, `copier update` merges new version
 
 import hashlib
 import operator
+import os
 import re
+import site
+import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +39,9 @@ ARITHMETIC: dict[str, Callable[[float, float], float]] = {
     "max": max,
     "min": min,
 }
+LIBRARIES = (*site.getsitepackages(), sysconfig.get_paths()["stdlib"], "<")
+CHECKER = str(Path(__file__).parent) + os.sep
+KIT = str(Path(__file__).parents[1]) + os.sep
 FEW = 8  # a set of possible values with more members is not kept
 
 
@@ -120,8 +126,8 @@ def _read(reading: Reading, program: Any, inputs: Sequence[Value]) -> list[Value
 
 
 def _read_equation(reading: Reading, eqn: Any, operands: list[Value]) -> list[Value]:
-    if (called := _called(eqn)) is not None:
-        return _read(reading, called, operands)
+    if (inner := called(eqn)) is not None:
+        return _read(reading, inner, operands)
     name = eqn.primitive.name
     reading.operations[name] += 1
     if name in IDENTITY and len(operands) == len(eqn.outvars):
@@ -150,9 +156,9 @@ def _open(program: Any) -> Any:
     return getattr(program, "jaxpr", program)
 
 
-def _called(eqn: Any) -> Any | None:
+def called(eqn: Any, calls: set[str] = CALLS) -> Any | None:
     """The program that an equation does nothing else than call."""
-    inner = list(_programs(eqn.params.values())) if eqn.primitive.name in CALLS else []
+    inner = list(_programs(eqn.params.values())) if eqn.primitive.name in calls else []
     one = len(inner) == 1 and len(_open(inner[0]).invars) == len(eqn.invars)
     return inner[0] if one else None
 
@@ -214,6 +220,42 @@ def _bytes(x: Any) -> bytes:
         return repr((x.shape, x.dtype)).encode()
 
 
+class Frame(NamedTuple):
+    """A line of code on the stack of an operation."""
+
+    file: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        """`env.py:57`."""
+        return f"{Path(self.file).name}:{self.line}"
+
+
+def frames(eqn: Any, tracer: str) -> list[Frame]:
+    """Where an operation stands, innermost first, out to the code at path `tracer` (a prefix)."""
+    found = []
+    for frame in source_info_util.user_frames(eqn.source_info.traceback):
+        if frame.file_name.startswith(tracer):
+            break
+        found.append(Frame(frame.file_name, frame.start_line, frame.function_name))
+    return found
+
+
+def users_first(stack: Sequence[Frame]) -> Frame | None:
+    """The innermost line of the user's own code; of a library if there is none."""
+    own = [frame for frame in stack if not frame.file.startswith((*LIBRARIES, KIT))]
+    return next(iter(own or stack), None)
+
+
+def evaluate(eqn: Any, operands: Sequence[Any]) -> list[Any]:
+    """The results of an operation."""
+    bound = eqn.primitive.get_bind_params(eqn.params)  # JAX 0.9 gives a pair
+    functions, params = bound if isinstance(bound, tuple) else ((), bound)
+    results = eqn.primitive.bind(*functions, *operands, **params)
+    return list(results) if eqn.primitive.multiple_results else [results]
+
+
 def checked(closed: Any) -> Callable[..., tuple[list[Any], dict[str, Any]]]:
     """`closed` as a function that also tells which array reads were out of range.
 
@@ -239,17 +281,14 @@ def _run(program: Any, args: Sequence[Any], outside: dict[str, Any]) -> list[Any
     values |= zip(jaxpr.invars, args, strict=True)
     for eqn in jaxpr.eqns:
         operands = [x.val if hasattr(x, "val") else values[x] for x in eqn.invars]
-        if (called := _called(eqn)) is not None:
-            results = _run(called, operands, outside)
+        if (inner := called(eqn)) is not None:
+            results = _run(inner, operands, outside)
         else:
             if (wrong := _outside(eqn, operands)) is not None:
-                where = re.match(r"(.+?):(\d+)", source_info_util.summarize(eqn.source_info))
-                line = f"{Path(where[1]).name}:{where[2]}" if where else "an unknown line"
+                place = users_first(frames(eqn, CHECKER))
+                line = str(place or "an unknown line")
                 outside[line] = wrong | outside.get(line, False)
-            bound = eqn.primitive.get_bind_params(eqn.params)  # JAX 0.9 gives a pair
-            functions, params = bound if isinstance(bound, tuple) else ((), bound)
-            results = eqn.primitive.bind(*functions, *operands, **params)
-            results = results if eqn.primitive.multiple_results else [results]
+            results = evaluate(eqn, operands)
         values.update(zip(eqn.outvars, results, strict=True))
     return [x.val if hasattr(x, "val") else values[x] for x in jaxpr.outvars]
 
