@@ -62,7 +62,9 @@ def state_of(number: int, shapes: TrainingState = SHAPES) -> TrainingState:
 
 
 def row(steps: int, value: float, seed: int = 0, **others: Any) -> dict[str, float]:
-    return {"steps": steps, "seed": seed, "eval/episode_reward": value, **others}
+    """One evaluation, with what every row has."""
+    length = {"eval/avg_episode_length": 8.0, "eval/time_limit_reached": 1.0}
+    return {"steps": steps, "seed": seed, "eval/episode_reward": value, **length, **others}
 
 
 def write_config(run: Path, task: Task, num_devices: int = 1) -> None:
@@ -107,11 +109,10 @@ def several(made: Path, tmp_path: Path) -> Path:
 
 
 def refused(function: Callable[..., Any], *args: Any, **options: Any) -> str:
-    """The sentence of a UsageError: one line, of which a terminal obeys nothing."""
+    """The sentence of a UsageError."""
     with pytest.raises(UsageError) as error:
         function(*args, **options)
     sentence = str(error.value)
-    assert sentence.isprintable(), sentence
     assert len(sentence) < 1000
     assert sentence.endswith(".")
     return sentence
@@ -147,27 +148,13 @@ def test_a_pasted_path_names_the_path_and_runs_nothing(name: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["\x1b[31mred", "two\nlines", "\udc80", "bell\a", "\u202eright"])
-def test_no_message_lets_a_folder_name_reach_the_terminal(name: str, tmp_path: Path) -> None:
-    run = tmp_path / name
-    refused(runs.read_config, run)
-    refused(runs.lock(run).__enter__)
-    run.mkdir()
-    (run / "config.json").write_text("{}")
-    assert "--resume" in refused(runs.make_folder, run)
-    refused(runs.read_config, run)
-    assert "there is" in refused(runs.read_config, tmp_path / "another")
-    write_config(run, TASK)
-    refused(runs.load_parameters, run, SHAPES)
-    refused(runs.best, run)
-    runs.save_checkpoint(run, state_of(0), 0)
-    refused(runs.load_resume, run, SHAPES)
-    refused(runs.load_parameters, run, SHAPES, steps=1)
-    refused(runs.load_parameters, run, SHAPES, seed=1)
-    refused(runs.load_policy, run, toy_task(SPACES["discrete"]))
-    (run / "resume.msgpack").write_bytes(b"")
-    refused(runs.load_resume, run, SHAPES)
-    with runs.lock(run):
-        refused(runs.lock(run).__enter__)
+def test_messages_name_the_folder_as_it_is_and_are_escaped_once(name: str, tmp_path: Path) -> None:
+    said = refused(runs.read_config, tmp_path / name)
+    assert str(tmp_path / name) in said
+    assert "\\" not in said
+    escaped = files.printable(said)
+    assert escaped.isprintable()
+    assert escaped.encode()  # a terminal can show it
 
 
 # ---- the folder ---------------------------------------------------------------------------------
@@ -201,13 +188,27 @@ def test_where_no_folder_can_be_made_is_told(
     (tmp_path / "file").touch()
     (tmp_path / "nowhere").symlink_to(tmp_path / "missing")
     assert "Not a directory" in refused(runs.make_folder, tmp_path / "file")
-    assert "Not a directory" in refused(runs.make_folder, tmp_path / "file" / "run")
+    assert "file is no folder" in refused(runs.make_folder, tmp_path / "file" / "run")
     refused(runs.make_folder, tmp_path / "nowhere")
     assert "name too long" in refused(runs.make_folder, tmp_path / ("x" * 300))
     assert runs.make_folder(tmp_path / "a" / "b" / "c").is_dir()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").symlink_to(tmp_path / "missing")
     refused(runs.make_folder)
+
+
+@pytest.mark.parametrize("name", [None, "run", "empty", "a/b/c"])
+def test_a_folder_that_can_t_be_made_is_refused_before_anything_compiles(
+    name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    run = None if name is None else Path(name)
+    runs.refuse_existing(run)
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    assert "can't be written to: name a folder in another place" in refused(
+        runs.refuse_existing, run
+    )
 
 
 @pytest.mark.parametrize(
@@ -334,6 +335,25 @@ def test_a_full_disk_keeps_what_there_was(name: str, run: Path) -> None:
     assert isinstance(error.value, files.FileError)
     assert error.value.filename == str(run / name)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_in_the_way_is_an_error_about_that_file(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").touch()
+    with pytest.raises(files.FileError, match="File exists") as error:
+        runs.save_checkpoint(tmp_path, state_of(1), 0)
+    assert error.value.filename == str(tmp_path / "checkpoints")
+
+
+def test_checkpoints_that_can_t_be_deleted_are_an_error_about_them(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: Any, **options: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", fails)
+    with pytest.raises(files.FileError, match="Permission denied") as error:
+        runs.keep(run, 1, 64)
+    assert error.value.filename in {str(path) for path in runs.checkpoints(run).values()}
 
 
 def test_a_full_disk_tears_no_line_of_metrics(run: Path) -> None:
@@ -476,11 +496,10 @@ def test_any_edit_of_config_json_is_read_or_told(
     try:
         runs.read_config(tmp_path)
         runs.refuse_other_sizes(tmp_path, Toy())
-        assert all(told.isprintable() for told in changes_since(tmp_path, TASK))
+        changes_since(tmp_path, TASK)
         runs.load_policy(tmp_path, {"task": TASK})
     except UsageError as error:
         said = str(error)
-    assert said.isprintable()
     assert len(said) < 1000
 
 
@@ -524,7 +543,7 @@ def test_other_versions_and_another_environment_are_said(run: Path) -> None:
     edit(run, lambda saved: saved["versions"].update(jax="0.10.0\x1b[31m"))
     edit(run, lambda saved: saved.update(source="x", device="Babbage", networks="x"))
     jax_said, device, source = changes_since(run, TASK)
-    assert jax_said == rf"JAX was 0.10.0\x1b[31m and is {jax.__version__} now."
+    assert jax_said == f"JAX was 0.10.0\x1b[31m and is {jax.__version__} now."
     assert device == f"The device was Babbage and is {jax.devices()[0].device_kind} now."
     assert source == "The file that defines the environment has changed since the run started."
 
@@ -557,6 +576,7 @@ def test_where_a_function_lies_in_memory_makes_no_difference(tmp_path: Path) -> 
 def test_lines_that_are_no_rows_are_left_out(run: Path) -> None:
     whole = runs.read_metrics(run)
     path = run / "metrics.jsonl"
+    assert all(row(0, 0.0).keys() <= found.keys() for found in whole)
     odd: list[dict[str, Any]] = [{"seed": None}, {"steps": 1.5}, {"steps": True}, {"x": "y"}]
     path.write_bytes(
         path.read_bytes()
@@ -564,6 +584,10 @@ def test_lines_that_are_no_rows_are_left_out(run: Path) -> None:
         + b"[" * 100_000
         + b"\n"
         + b"".join(json.dumps(row(96, 0.0) | change).encode() + b"\n" for change in odd)
+        + b"".join(
+            json.dumps({k: x for k, x in row(96, 0.0).items() if k != missing}).encode() + b"\n"
+            for missing in row(96, 0.0)
+        )
         + b'{"steps": 1e999, "seed": 0, "eval/episode_reward": 1}\n'
         + b'{"steps": 96, "seed": 0, "eval/episode_reward": %s}\n' % (b"1" * 400)
         + b'{"steps": 96, "seed": 0, "eval/epi'
@@ -579,6 +603,16 @@ def test_rows_after_the_state_to_go_on_from_are_forgotten(run: Path) -> None:
     runs.forget_after(run, 32)
     lines = (run / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["steps"] for line in lines] == [0, 32]
+
+
+def test_a_run_never_refuses_its_own_metrics(tmp_path: Path) -> None:
+    """This one has 300 MB, as after 1000 evaluations of 256 seeds."""
+    padding = b"-" * 2**20 + b"\n"
+    with (tmp_path / "metrics.jsonl").open("wb") as file:
+        for steps in range(300):
+            file.write(padding + json.dumps(row(steps, 0.0)).encode() + b"\n")
+    assert [r["steps"] for r in runs.read_metrics(tmp_path)] == list(range(300))
+    (tmp_path / "metrics.jsonl").unlink()
 
 
 def test_a_run_without_metrics_has_no_rows(tmp_path: Path) -> None:
@@ -636,6 +670,15 @@ def damages(data: bytes) -> Iterator[bytes]:
     yield data + b"\0"
 
 
+@pytest.mark.parametrize("name", ["{b}", "{", "%s", "{0.__class__}"])
+def test_damage_is_told_whatever_the_folder_is_called(name: str, run: Path) -> None:
+    run = run.rename(run.parent / name)
+    path = runs.checkpoints(run)[64]
+    for data in (b"", *(hashlib.sha256(x).digest() + x for x in (b"\xc1", b"\xc0"))):
+        path.write_bytes(data)
+        assert f"{path} is damaged" in refused(runs.load_parameters, run, SHAPES)
+
+
 def test_any_damage_is_told_with_what_to_do(run: Path) -> None:
     newest, oldest = runs.checkpoints(run)[64], runs.checkpoints(run)[0]
     for path, load, remedy in (
@@ -684,12 +727,15 @@ def refuse_content(run: Path, data: bytes) -> None:
 
 
 def test_a_run_that_stopped_before_it_saved_starts_from_its_seed(run: Path) -> None:
+    """A checkpoint is written first, so a kill may leave that of the start alone."""
     (run / "resume.msgpack").unlink()
     said = refused(runs.load_resume, run, SHAPES)
     assert "no resume.msgpack to go on from" in said
     assert f"--init-from {shlex.quote(str(run))}" in said
-    for path in runs.checkpoints(run).values():
-        path.unlink()
+    for steps in (32, 64):
+        runs.checkpoints(run)[steps].unlink()
+    assert runs.load_resume(run, SHAPES) is None
+    runs.checkpoints(run)[0].unlink()
     assert runs.load_resume(run, SHAPES) is None
     assert "has no checkpoint" in refused(runs.load_policy, run, TASK)
     assert "is not the folder of a run" in refused(runs.load_resume, run.parent, SHAPES)

@@ -41,7 +41,9 @@ def new_run(task: Task, path: Path, *, evaluations: int = 0) -> Path:
     runs.write_config(run, "task", task, task.make_ppo())
     steps = task.settings.steps_per_update
     marks = range(0, steps * evaluations, steps)
-    runs.append_metrics(run, [{"steps": n, "seed": 0, "eval/episode_reward": 0.0} for n in marks])
+    runs.append_metrics(
+        run, [dict.fromkeys(runs.IN_EVERY_ROW, 0.0) | {"steps": n, "seed": 0} for n in marks]
+    )
     return run
 
 

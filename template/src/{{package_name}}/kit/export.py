@@ -9,7 +9,6 @@ out of its inputs.
 """
 
 import contextlib
-import dataclasses
 import importlib.util
 import io
 import logging
@@ -30,7 +29,7 @@ from brax.training.agents.ppo.networks import make_inference_fn
 from . import files, runs
 from .errors import UsageError
 from .ppo import policy_params
-from .task import Task, choose
+from .task import Task
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -119,13 +118,7 @@ def export(
 def _load(
     run: Path, task: Task | Mapping[str, Task], steps: int | None, seed: int | None
 ) -> Deterministic:
-    saved = runs.read_config(run)
-    if not isinstance(task, Task):
-        _, task = choose(task, saved["task"])
-    runs.refuse_other_sizes(run, task.environment())
-    ppo = dataclasses.replace(task, settings=runs.read_settings(run)).make_ppo()
-    shapes = jax.eval_shape(ppo.init, np.uint32(0))
-    state = runs.load_parameters(run, shapes, steps, seed)
+    ppo, shapes, state = runs.load_networks(run, task, steps, seed)
     policy = make_inference_fn(ppo.networks)(policy_params(state), deterministic=True)
     key = np.zeros(2, np.uint32)  # the most likely action uses none
     inputs = jax.tree.map(
@@ -223,7 +216,7 @@ def _zeros(inputs: Any) -> str:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [""]
-    return files.printable(f"{type(error).__name__}: {lines[0]}"[:200])
+    return f"{type(error).__name__}: {lines[0]}"[:200]
 
 
 @contextlib.contextmanager

@@ -30,7 +30,10 @@ class FileError(OSError):
 
 
 def printable(value: object) -> str:
-    """`str(value)` as one line; what a terminal would obey or can't show is escaped."""
+    """`str(value)` as one line; what a terminal would obey or can't show is escaped.
+
+    Errors hold texts and paths as they are: what prints them escapes them.
+    """
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value)
     )
@@ -49,7 +52,7 @@ def quoted(path: Path) -> str:
 
 def reason(error: OSError) -> str:
     """Why the system refused, in its words."""
-    return printable(error.strerror or str(error) or type(error).__name__)
+    return error.strerror or str(error) or type(error).__name__
 
 
 def refuse_link(path: Path) -> None:
@@ -61,8 +64,18 @@ def refuse_link(path: Path) -> None:
         )
 
 
-def read(path: Path, limit: int) -> bytes:
-    """Reads a regular file of at most `limit` bytes.
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Makes an OSError a FileError that says which file it is about."""
+    try:
+        yield
+    except OSError as error:
+        raise FileError(error.errno, reason(error), str(path)) from None
+
+
+@contextlib.contextmanager
+def reading(path: Path, limit: int) -> Iterator[BinaryIO]:
+    """Opens a regular file of at most `limit` bytes.
 
     Raises:
       UsageError: it is something else, is larger, or can't be read.
@@ -72,12 +85,18 @@ def read(path: Path, limit: int) -> bytes:
             size = os.fstat(file.fileno()).st_size
             if size > limit:
                 raise UsageError(
-                    f"{printable(path)} has {size:,} bytes, but at most {limit:,} are expected "
-                    "there: restore it from a backup, or delete it."
+                    f"{path} has {size:,} bytes, but at most {limit:,} are expected there: restore "
+                    "it from a backup, or delete it."
                 )
-            return file.read(size)
+            yield file
     except OSError as error:
-        raise UsageError(f"{printable(path)} can't be read ({reason(error)}).") from None
+        raise UsageError(f"{path} can't be read ({reason(error)}).") from None
+
+
+def read(path: Path, limit: int) -> bytes:
+    """All of a regular file of at most `limit` bytes; raises UsageError as `reading` does."""
+    with reading(path, limit) as file:
+        return file.read(os.fstat(file.fileno()).st_size)
 
 
 def write(path: Path, *data: bytes) -> None:
@@ -87,7 +106,7 @@ def write(path: Path, *data: bytes) -> None:
       FileError: the disk is full or can't be written to; `filename` is `path`.
     """
     part = path.with_name(path.name + ".part")
-    with _naming(path):
+    with naming(path):
         part.unlink(missing_ok=True)  # what a killed process left
         try:
             with _open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
@@ -109,7 +128,7 @@ def append(path: Path, data: bytes) -> None:
       FileError: the disk is full or can't be written to; `filename` is `path`.
       UsageError: `path` is no regular file.
     """
-    with _naming(path), _open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, buffering=0) as file:
+    with naming(path), _open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         if size:
             file.seek(size - 1)
@@ -129,7 +148,7 @@ def lock(path: Path) -> Iterator[bool]:
     The kernel releases the lock when the process ends, however it ends. On systems without `fcntl`
     (Windows) and on file systems without locks nothing is locked.
     """
-    with _naming(path):
+    with naming(path):
         file = _open(path, os.O_RDWR | os.O_CREAT)
     with file:
         free = True
@@ -146,7 +165,7 @@ def lock(path: Path) -> Iterator[bool]:
 def _open(path: Path, flags: int, buffering: int = -1) -> BinaryIO:
     """Opens a regular file; raises UsageError if `path` is something else."""
     refusal = UsageError(
-        f"{printable(path)} is a link, a folder or a device, where a run has a plain file: "
+        f"{path} is a link, a folder or a device, where a run has a plain file: "
         "replace it by one, or remove it."
     )
     try:
@@ -160,12 +179,3 @@ def _open(path: Path, flags: int, buffering: int = -1) -> BinaryIO:
         raise refusal
     mode = {os.O_RDONLY: "rb", os.O_WRONLY: "wb"}.get(flags & (os.O_WRONLY | os.O_RDWR), "r+b")
     return cast(BinaryIO, open(descriptor, mode, buffering))
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Makes an OSError a FileError that says which file it is about."""
-    try:
-        yield
-    except OSError as error:
-        raise FileError(error.errno, reason(error), str(path)) from None

@@ -18,7 +18,6 @@ from brax.envs.base import Env, State
 from brax.training.agents.ppo.networks import make_inference_fn
 
 from .actions import action_space_of
-from .files import printable
 from .ppo import PPO
 from .pytrees import raw
 
@@ -50,15 +49,13 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Sentences about what differs between two results of `describe`, sizes left out."""
     names = {"python": "Python", "jax": "JAX", "brax": "Brax", "mujoco": "MuJoCo"}
     told = [
-        f"{names.get(package, package)} was {printable(before['versions'][package])[:40]} and is "
+        f"{names.get(package, package)} was {before['versions'][package][:40]} and is "
         f"{version} now."
         for package, version in now["versions"].items()
         if before["versions"].get(package, version) != version
     ]
     if before["device"] != now["device"]:
-        told.append(
-            f"The device was {printable(before['device'])[:40]} and is {now['device']} now."
-        )
+        told.append(f"The device was {before['device'][:40]} and is {now['device']} now.")
     if before["source"] != now["source"]:
         told.append("The file that defines the environment has changed since the run started.")
     same_jax = before["versions"].get("jax") == now["versions"]["jax"]

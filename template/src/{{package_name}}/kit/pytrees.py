@@ -15,7 +15,6 @@ import numpy as np
 
 from . import files
 from .errors import UsageError
-from .files import printable
 
 Tree = TypeVar("Tree")
 
@@ -26,7 +25,7 @@ SLACK = 2**23
 
 
 def save(path: Path, tree: Any) -> None:
-    """Writes all arrays of `tree`, whole or not at all; raises OSError."""
+    """Writes all arrays of `tree`, whole or not at all; raises FileError."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     arrays = {jax.tree_util.keystr(key): np.asarray(raw(leaf)) for key, leaf in leaves}
     data = flax.serialization.msgpack_serialize(arrays)
@@ -48,16 +47,19 @@ def load(path: Path, target: Tree, remedy: str) -> Tree:
     arrays_now = [_raw_shape(leaf) for leaf in jax.tree.leaves(target)]
     size = sum(array.size * array.dtype.itemsize for array in arrays_now)
     data = files.read(path, size + SLACK)
-    damaged = f"{printable(path)} is damaged ({{}}): {remedy}."
+
+    def damaged(why: str) -> UsageError:
+        return UsageError(f"{path} is damaged ({why}): {remedy}.")
+
     digest, rest = data[:DIGEST], data[DIGEST:]
     if hashlib.sha256(rest).digest() != digest:
-        raise UsageError(damaged.format("its checksum is wrong"))
+        raise damaged("its checksum is wrong")
     try:
         arrays = flax.serialization.msgpack_restore(rest)
     except Exception as error:  # whatever a file that `save` did not write makes msgpack raise
-        raise UsageError(damaged.format(printable(error)[:200])) from None
+        raise damaged(str(error)[:200]) from None
     if not isinstance(arrays, dict):
-        raise UsageError(damaged.format("it holds no arrays"))
+        raise damaged("it holds no arrays")
 
     def restore(key_path: Any, leaf: Any) -> Any:
         name = jax.tree_util.keystr(key_path)
@@ -69,7 +71,7 @@ def load(path: Path, target: Tree, remedy: str) -> Tree:
         needed = f"{expected.dtype}{list(expected.shape)}"
         if there != f"is {needed}":
             raise UsageError(
-                f"{printable(path)} does not fit: {name.lstrip('.')} {there} there, but {needed} "
+                f"{path} does not fit: {name.lstrip('.')} {there} there, but {needed} "
                 "now. The environment, the networks or their settings have changed: undo the "
                 "change, or train again."
             )

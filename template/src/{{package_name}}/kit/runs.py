@@ -10,7 +10,7 @@ learning_curve.png
 
 With several seeds all arrays of a checkpoint have a leading axis (num_seeds, ...). Each msgpack
 file starts with the SHA-256 of the rest. A folder may come from a stranger: what is read is
-bounded and checked, links are not followed, and messages escape what a terminal would obey.
+bounded and checked, and links are not followed.
 """
 
 import contextlib
@@ -31,43 +31,55 @@ from brax.training.agents.ppo.networks import make_inference_fn
 
 from . import files, fingerprint, pytrees
 from .errors import UsageError
-from .files import printable, quoted
+from .files import quoted
 from .ppo import PPO, PPOConfig, TrainingState, policy_params
 from .rollout import Policy
 from .task import Task, choose
 
 MAX_CONFIG = 2**20  # bytes
-MAX_METRICS = 2**28
+MAX_METRICS = 2**32  # a row has about 1 kB, so this is 1000 evaluations of 4000 seeds
+MAX_LINE = 2**20
+
+# What is read again from metrics.jsonl: by a resumed run, `best`, `draw` and `replay`.
+IN_EVERY_ROW = {
+    *("steps", "seed"),
+    *("eval/episode_reward", "eval/avg_episode_length", "eval/time_limit_reached"),
+}
 
 # ---- the folder ---------------------------------------------------------------------------------
 
 
 def refuse_existing(run: Path | None) -> None:
-    """Raises UsageError if there is something at `run` already; an empty folder may be there."""
-    if run is None:
-        return
-    try:
-        taken = os.path.lexists(run) and {path.name for path in run.iterdir()} - {".lock"}
-    except OSError as error:
-        raise UsageError(
-            f"{printable(run)} can't be used as a folder ({files.reason(error)}): name another one."
-        ) from None
-    if taken:
-        hint = f", or continue with --resume {quoted(run)}" * ("config.json" in taken)
-        raise UsageError(f"{printable(run)} exists already: name a new folder{hint}.")
+    """Raises UsageError where `make_folder` would: before anything is compiled, nothing is made."""
+    if run is not None:
+        try:
+            taken = os.path.lexists(run) and {path.name for path in run.iterdir()} - {".lock"}
+        except OSError as error:
+            raise UsageError(
+                f"{run} can't be used as a folder ({files.reason(error)}): name another one."
+            ) from None
+        if taken:
+            hint = f", or continue with --resume {quoted(run)}" * ("config.json" in taken)
+            raise UsageError(f"{run} exists already: name a new folder{hint}.")
+    folder = run or Path("runs")
+    place = next((path for path in (folder, *folder.parents) if os.path.exists(path)), Path())
+    if not place.is_dir():
+        raise UsageError(f"{place} is no folder: name a folder in another place.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UsageError(f"{place} can't be written to: name a folder in another place.")
 
 
 def make_folder(run: Path | None = None) -> Path:
-    """Makes the folder of a new run; `runs/<date and time>` if None.
+    """Makes the folder of a new run, which may be there and empty; `runs/<date and time>` if None.
 
     Raises:
       UsageError: the folder holds something already, or can't be made.
     """
+    refuse_existing(run)
     started = Path("runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     folder, number = run or started, 1
     try:
         if run is not None:
-            refuse_existing(run)
             run.mkdir(parents=True, exist_ok=True)
             return run
         started.parent.mkdir(exist_ok=True)
@@ -80,7 +92,7 @@ def make_folder(run: Path | None = None) -> Path:
             folder = started.with_name(f"{started.name}-{number}")
     except OSError as error:
         raise UsageError(
-            f"{printable(folder)} can't be made ({files.reason(error)}): name another folder."
+            f"{folder} can't be made ({files.reason(error)}): name another folder."
         ) from None
 
 
@@ -97,13 +109,11 @@ def lock(run: Path) -> Iterator[None]:
         try:
             free = stack.enter_context(files.lock(run / ".lock"))
         except OSError as error:
-            raise UsageError(
-                f"{printable(run)} can't be written to ({files.reason(error)})."
-            ) from None
+            raise UsageError(f"{run} can't be written to ({files.reason(error)}).") from None
         if not free:
             raise UsageError(
-                f"Another process is training in {printable(run)}: wait until it ends, or train "
-                "in another folder."
+                f"Another process is training in {run}: wait until it ends, or train in another "
+                "folder."
             )
         yield
 
@@ -139,10 +149,8 @@ def read_config(run: Path) -> dict[str, Any]:
     path = run / "config.json"
     if not os.path.lexists(path):
         near = sorted(found.parent for found in run.parent.glob("*/config.json"))
-        hint = f"; there is {', '.join(map(printable, near[-3:]))}" if near else ""
-        raise UsageError(
-            f"{printable(run)} is not the folder of a run: it has no config.json{hint}."
-        )
+        hint = f"; there is {', '.join(map(str, near[-3:]))}" if near else ""
+        raise UsageError(f"{run} is not the folder of a run: it has no config.json{hint}.")
     data = files.read(path, MAX_CONFIG)
     try:
         saved = json.loads(data.decode(), parse_int=_parse_int)
@@ -150,7 +158,7 @@ def read_config(run: Path) -> dict[str, Any]:
     # The last two are for what is nested too deep and for numbers that are too large.
     except (ValueError, TypeError, RecursionError, OverflowError) as error:
         raise UsageError(
-            f"{printable(path)} is damaged ({printable(error)[:200]}); restore it from a backup."
+            f"{path} is damaged ({str(error)[:200]}); restore it from a backup."
         ) from None
     return saved
 
@@ -206,8 +214,8 @@ def refuse_other_sizes(run: Path, environment: Env) -> None:
     for name in ("observation", "action_space"):
         if saved[name] != now[name]:
             raise UsageError(
-                f"{printable(run)} was trained with {name} {printable(saved[name])[:200]}, but the "
-                f"environment has {now[name]} now: undo the change, or train again."
+                f"{run} was trained with {name} {str(saved[name])[:200]}, but the environment has "
+                f"{now[name]} now: undo the change, or train again."
             )
 
 
@@ -237,7 +245,7 @@ def append_metrics(run: Path, rows: Sequence[Mapping[str, float]]) -> None:
     """Adds one evaluation, a row for each seed; on a full disk nothing is added.
 
     Raises:
-      OSError: the file can't be written to.
+      FileError: the file can't be written to.
     """
     lines = "".join(json.dumps(dict(row)) + "\n" for row in rows)
     files.append(run / "metrics.jsonl", lines.encode())
@@ -246,20 +254,22 @@ def append_metrics(run: Path, rows: Sequence[Mapping[str, float]]) -> None:
 def read_metrics(run: Path) -> list[dict[str, float]]:
     """All evaluations, oldest first; lines that are no rows of a run are left out."""
     path = run / "metrics.jsonl"
-    lines = files.read(path, MAX_METRICS).split(b"\n") if os.path.lexists(path) else []
-    rows = []
-    for line in lines:
-        with contextlib.suppress(ValueError, RecursionError):
-            row = json.loads(line, parse_int=_parse_int)
-            if _is_row(row):
-                rows.append(row)
+    rows: list[dict[str, float]] = []
+    if not os.path.lexists(path):
+        return rows
+    with files.reading(path, MAX_METRICS) as file:
+        while line := file.readline(MAX_LINE):
+            with contextlib.suppress(ValueError, RecursionError):
+                row = json.loads(line, parse_int=_parse_int)
+                if _is_row(row):
+                    rows.append(row)
     return rows
 
 
 def _is_row(row: Any) -> bool:
     return (
         isinstance(row, dict)
-        and row.keys() >= {"steps", "seed", "eval/episode_reward"}
+        and row.keys() >= IN_EVERY_ROW
         and all(type(value) in (int, float) for value in row.values())
         and type(row["steps"]) is type(row["seed"]) is int
     )
@@ -276,14 +286,16 @@ def forget_after(run: Path, steps: int) -> None:
 
 
 def save_checkpoint(run: Path, state: TrainingState, steps: int) -> None:
-    """Writes the parameters and running statistics of `state`; raises OSError."""
-    checkpoints(run)  # refuses a link
-    (run / "checkpoints").mkdir(exist_ok=True)
-    pytrees.save(run / "checkpoints" / f"{steps:012d}.msgpack", _policy_alone(state))
+    """Writes the parameters and running statistics of `state`; raises FileError."""
+    folder = run / "checkpoints"
+    files.refuse_link(folder)
+    with files.naming(folder):
+        folder.mkdir(exist_ok=True)
+    pytrees.save(folder / f"{steps:012d}.msgpack", _policy_alone(state))
 
 
 def save_resume(run: Path, state: TrainingState) -> None:
-    """Writes all of `state`, over the one before; raises OSError."""
+    """Writes all of `state`, over the one before; raises FileError."""
     pytrees.save(run / "resume.msgpack", state)
 
 
@@ -308,11 +320,12 @@ def keep(run: Path, newest: int, best: int) -> None:
       best: the number of steps of the best one.
 
     Raises:
-      OSError: one can't be deleted.
+      FileError: one can't be deleted.
     """
     found = checkpoints(run)
     for steps in found.keys() - {*list(found)[-newest:], best}:
-        found[steps].unlink(missing_ok=True)
+        with files.naming(found[steps]):
+            found[steps].unlink(missing_ok=True)
 
 
 def best(run: Path, steps: int | None = None) -> tuple[int, int]:
@@ -327,26 +340,17 @@ def best(run: Path, steps: int | None = None) -> tuple[int, int]:
     Raises:
       UsageError: the run has no checkpoint, or not that one.
     """
-    path = _checkpoint(run, steps)
+    newest, seeds = int(_checkpoint(run, steps).stem), seeds_of(read_settings(run))
+    among = checkpoints(run) if steps is None else {steps}
     found = [
-        (value, at, -seed)
-        for at, values in _returns(run).items()
-        for seed, value in values.items()
-        if steps in (None, at)
+        (row["eval/episode_reward"], int(row["steps"]), -int(row["seed"]))
+        for row in read_metrics(run)
+        if row["steps"] in among
+        and row["seed"] in seeds
+        and math.isfinite(row["eval/episode_reward"])
     ]
-    _, at, seed = max(found, default=(0, int(path.stem), -read_settings(run).seed))
+    _, at, seed = max(found, default=(0, newest, -seeds[0]))
     return at, -seed
-
-
-def _returns(run: Path) -> dict[int, dict[int, float]]:
-    """eval/episode_reward by steps and seed, of the checkpoints that exist."""
-    found, seeds = checkpoints(run), seeds_of(read_settings(run))
-    returns: dict[int, dict[int, float]] = {}
-    for row in read_metrics(run):
-        steps, seed, value = int(row["steps"]), int(row["seed"]), row["eval/episode_reward"]
-        if steps in found and seed in seeds and math.isfinite(value):
-            returns.setdefault(steps, {})[seed] = value
-    return returns
 
 
 def _checkpoint(run: Path, steps: int | None) -> Path:
@@ -354,11 +358,11 @@ def _checkpoint(run: Path, steps: int | None) -> Path:
     found = checkpoints(run)
     if not found:
         raise UsageError(
-            f"{printable(run)} has no checkpoint: it stopped before the first one, so train again."
+            f"{run} has no checkpoint: it stopped before the first one, so train again."
         )
     if steps is not None and steps not in found:
         there = ", ".join(map(str, found))
-        raise UsageError(f"{printable(run)} has no checkpoint of {steps} steps; it has: {there}.")
+        raise UsageError(f"{run} has no checkpoint of {steps} steps; it has: {there}.")
     return found[max(found) if steps is None else steps]
 
 
@@ -377,10 +381,9 @@ def load_resume(run: Path, target: TrainingState) -> TrainingState | None:
     instead = f"start a new run from its policy with --init-from {quoted(run)}"
     if os.path.lexists(path):
         return pytrees.load(path, target, instead)
-    if checkpoints(run):
-        raise UsageError(
-            f"{printable(run)} has checkpoints, but no resume.msgpack to go on from: {instead}."
-        )
+    # A run that is killed in its first evaluation leaves a checkpoint of 0 steps alone.
+    if any(steps > 0 for steps in checkpoints(run)):
+        raise UsageError(f"{run} has checkpoints, but no resume.msgpack to go on from: {instead}.")
     return None
 
 
@@ -403,7 +406,7 @@ def load_parameters(
         _, seed = best(run, int(path.stem))
     if seed not in seeds:
         there = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
-        raise UsageError(f"{printable(run)} has no seed {seed}; it has: {there}.")
+        raise UsageError(f"{run} has no seed {seed}; it has: {there}.")
     target = _policy_alone(target)
     older = any(steps < int(path.stem) for steps in checkpoints(run))
     remedy = "delete it to use the one before" if older else "train again"
@@ -443,17 +446,24 @@ def load_policy(
     Raises:
       UsageError: the run can't be used, or its sizes or networks are not those of the task.
     """
-    run = Path(run)
-    saved = read_config(run)
-    if not isinstance(task, Task):
-        _, task = choose(task, saved["task"])
-    refuse_other_sizes(run, task.environment())
-    ppo = _as_trained(saved, task).make_ppo()
-    state = load_parameters(run, jax.eval_shape(ppo.init, np.uint32(0)), steps, seed)
+    ppo, _, state = load_networks(Path(run), task, steps, seed)
     make_policy = make_inference_fn(ppo.networks)
     return jax.jit(make_policy(policy_params(state), deterministic=deterministic))
 
 
-def _as_trained(saved: Mapping[str, Any], task: Task) -> Task:
-    """The task with the settings of the run."""
-    return dataclasses.replace(task, settings=PPOConfig(**saved["settings"]))
+def load_networks(
+    run: Path, task: Task | Mapping[str, Task], steps: int | None = None, seed: int | None = None
+) -> tuple[PPO, TrainingState, TrainingState]:
+    """What `load_policy` makes a policy from; it takes and raises the same.
+
+    Returns:
+      The functions of PPO, the shapes of a whole state of one seed, and such a state that has
+      networks and running statistics alone; the rest is None.
+    """
+    saved = read_config(run)
+    if not isinstance(task, Task):
+        _, task = choose(task, saved["task"])
+    refuse_other_sizes(run, task.environment())
+    ppo = dataclasses.replace(task, settings=PPOConfig(**saved["settings"])).make_ppo()
+    shapes = jax.eval_shape(ppo.init, np.uint32(0))
+    return ppo, shapes, load_parameters(run, shapes, steps, seed)
