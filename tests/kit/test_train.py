@@ -78,7 +78,7 @@ def test_a_seed_equals_a_run_of_its_own(seeds: Path, tmp_path: Path) -> None:
 
 def test_several_seeds_resume_as_one_run(seeds: Path, tmp_path: Path) -> None:
     part = tmp_path / "part"
-    quietly(toy_task(num_seeds=3, num_timesteps=32, num_evals=2, seed=5), run_dir=part)
+    quietly(toy_task(num_seeds=3, num_timesteps=32, num_evals=3, seed=5), run_dir=part)
     task = toy_task(num_seeds=3, num_timesteps=64, num_evals=3, seed=5)
     quietly(task, run_dir=part, resume=True)
     assert (part / "resume.msgpack").read_bytes() == (seeds / "resume.msgpack").read_bytes()
@@ -137,7 +137,7 @@ spread = {{}}
 for devices in (1, 4):
     programs = Programs(task, devices)
     programs.compile()
-    state, _ = programs.epoch(programs.place(programs.init()), 2)
+    state, _ = programs.epoch(programs.to_devices(programs.init()), 2)
     spread[devices] = len(state.env_state.obs.sharding.device_set)
     train(task, run_dir=Path({folder!r}) / str(devices), options=Options(num_devices=devices))
 assert spread == {{1: 1, 4: 4}}, spread
@@ -173,9 +173,9 @@ def test_what_devices_can_not_divide_is_refused() -> None:
     process = python(DIVISIBILITY, devices=4)
     out, err = process.communicate(timeout=120)
     assert out.splitlines() == [
-        "num_envs is 2, which has to be a multiple of the 4 devices: use num_envs 4, or "
+        "num_envs is 2, which has to be a multiple of the 4 devices: change it, or use "
         "--num-devices 2.",
-        "num_seeds is 6, which has to be a multiple of the 4 devices: use num_seeds 8, or "
+        "num_seeds is 6, which has to be a multiple of the 4 devices: change it, or use "
         "--num-devices 3.",
         "--num-devices is 5, which has to be from 1 to 4, the devices that JAX sees.",
         "--num-devices is 0, which has to be from 1 to 4, the devices that JAX sees.",
@@ -191,27 +191,28 @@ from kit.train import train
 config = types.ModuleType("config")
 config.task = toy_task(num_eval_envs=8, num_seeds={seeds})
 kept = []
-original = cli.training.Programs.fetch
-def fetch(self, state):
+original = cli.training.Programs.to_host
+def to_host(self, state):
     kept.append(original(self, state))
     return kept[-1]
-cli.training.Programs.fetch = fetch
+cli.training.Programs.to_host = to_host
 arguments = ["--coordinator", "localhost:{port}", "--num-processes", "2", "--process-id", "{id}"]
 cli.main("toy", config, ["train", "--run-dir", {run!r}, *arguments])
 print(float(sum(abs(x).sum() for x in jax.tree.leaves(kept[-1].params))))
 """
 
 
-@pytest.mark.parametrize("seeds", [1, 4])
-def test_two_processes_train_together(seeds: int, tmp_path: Path) -> None:
+def two_processes(code: str, **values: Any) -> list["subprocess.Popen[str]"]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
+    return [python(code.format(port=port, id=i, **values), devices=2) for i in range(2)]
+
+
+@pytest.mark.parametrize("seeds", [1, pytest.param(4, marks=pytest.mark.long)])
+def test_two_processes_train_together(seeds: int, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    both = [
-        python(TOGETHER.format(port=port, id=i, run=str(run), seeds=seeds), devices=2)
-        for i in range(2)
-    ]
+    both = two_processes(TOGETHER, run=str(run), seeds=seeds)
     outs = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], outs
     # Both end with the same parameters; only the first one prints and writes.
@@ -226,6 +227,56 @@ def test_two_processes_train_together(seeds: int, tmp_path: Path) -> None:
         [row["eval/episode_reward"] for row in rows],
         [row["eval/episode_reward"] for row in runs.read_metrics(alone)],
         rtol=1e-4,
+    )
+
+
+STOPPED_TOGETHER = """
+import types
+from kit import cli
+
+config = types.ModuleType("config")
+config.task = toy_task(num_eval_envs=8, num_timesteps=10**10, num_evals=2)
+arguments = ["--coordinator", "localhost:{port}", "--num-processes", "2", "--process-id", "{id}"]
+cli.main("toy", config, ["train", "{how}", {run!r}, "--checkpoint-every", "0.005", *arguments])
+"""
+
+
+def test_a_signal_to_one_process_stops_all_of_them(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    updates: list[int] = []
+    shapes = jax.eval_shape(toy_task().make_ppo().init, np.uint32(0))
+    for how in ("--run-dir", "--resume"):
+        both = two_processes(STOPPED_TOGETHER, run=str(run), how=how)
+        wait_for_a_save(run, updates[-1] if updates else 0)
+        both[1].send_signal(signal.SIGTERM)
+        outs = [process.communicate(timeout=120) for process in both]
+        assert [process.returncode for process in both] == [143, 143], outs
+        assert "Stopped and saved at step" in outs[0][0]
+        state = runs.load_resume(run, shapes)
+        assert state is not None
+        updates.append(int(state.updates))
+    assert 0 < updates[0] < updates[1]
+
+
+def test_no_process_goes_on_where_the_first_one_can_not(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "thesis.tex").touch()
+    both = two_processes(STOPPED_TOGETHER, run=str(run), how="--run-dir")
+    outs = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [2, 2], outs
+    assert "exists already" in outs[0][1]
+    assert "Another process could not go on" in outs[1][1]
+    assert not any("Traceback" in err for _, err in outs)
+
+
+@pytest.mark.parametrize("flag", ["--num-processes", "--process-id"])
+def test_a_process_that_is_told_too_little(flag: str) -> None:
+    process = python(COMMAND.format(steps=32, args=["train", flag, "1"]))
+    _, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (
+        2,
+        "--coordinator, --num-processes and --process-id go together.\n",
     )
 
 
@@ -300,37 +351,59 @@ def test_ctrl_c_while_compiling_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_second_signal_ends_the_run_at_once(tmp_path: Path) -> None:
+    """Even in the middle of an update, which takes hours here."""
     run = tmp_path / "run"
-    task = toy_task(num_timesteps=10**10, num_evals=2)
-    process = forever(run)
+    args = ["train", "--run-dir", str(run), "--num-updates-per-batch", "1000000"]
+    process = python(COMMAND.format(steps=10**10, args=args))
     wait_for(run / "resume.msgpack")
     for _ in range(2):
+        time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
-        time.sleep(0.01)
-    process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=10)
     assert process.returncode == 143
-    shapes = jax.eval_shape(task.make_ppo().init, np.uint32(0))
+    assert "Stopped and saved" not in out
+    shapes = jax.eval_shape(toy_task().make_ppo().init, np.uint32(0))
     assert runs.load_resume(run, shapes) is not None
 
 
 @pytest.mark.parametrize(
-    "delay",
-    [0.0, 0.1, 0.2, 0.35, *(pytest.param(x / 20, marks=pytest.mark.long) for x in range(1, 37))],
+    "delay", [0.1, 0.3, *(pytest.param(x / 40, marks=pytest.mark.long) for x in range(40))]
 )
-def test_a_killed_run_leaves_a_whole_checkpoint(delay: float, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(delay: float, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = forever(run)
+    # Saves all the time: a kill hits a write of any file.
+    task = toy_task(num_timesteps=32 * 400, num_evals=401)
+    args = ["train", "--run-dir", str(run), "--num-evals", "401"]
+    process = python(COMMAND.format(steps=32 * 400, args=args))
     wait_for(run / "resume.msgpack")
     time.sleep(delay)
     process.kill()
     process.communicate(timeout=60)
-    state = runs.load_resume(run, jax.eval_shape(toy_task().make_ppo().init, np.uint32(0)))
-    assert state is not None
-    for line in (run / "metrics.jsonl").read_text().splitlines():
-        json.loads(line)
-    # The lock was left behind by nobody.
-    with runs.lock(run):
-        pass
+    saved = runs.load_resume(run, jax.eval_shape(task.make_ppo().init, np.uint32(0)))
+    assert saved is not None
+    more = int(saved.updates) + 3
+    longer = toy_task(num_timesteps=32 * 400, num_evals=401)
+
+    def stop(row: Mapping[str, float]) -> None:
+        if row["steps"] >= 32 * more:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(TrainingStopped):
+        quietly(longer, run_dir=run, resume=True, report=stop)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["steps"] for row in rows] == [32 * n for n in range(more + 1)]
+
+
+def wait_for_a_save(run: Path, after: int) -> None:
+    """Until more than so many updates are saved."""
+    shapes = jax.eval_shape(toy_task().make_ppo().init, np.uint32(0))
+    deadline = time.monotonic() + 120
+    while True:
+        state = runs.load_resume(run, shapes) if (run / "config.json").exists() else None
+        if state is not None and state.updates > after:
+            return
+        assert time.monotonic() < deadline, "nothing was saved"
+        time.sleep(0.05)
 
 
 def wait_for(path: Path) -> None:
@@ -353,6 +426,23 @@ def test_two_processes_can_not_train_in_one_run(tmp_path: Path) -> None:
 # ---- checkpoints --------------------------------------------------------------------------------
 
 
+def test_a_run_stopped_after_its_last_update_is_evaluated_on_resume(tmp_path: Path) -> None:
+    run = quietly(toy_task(), run_dir=tmp_path / "run")
+    whole = runs.read_metrics(run)
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text("\n".join(lines[:-1]) + "\n")
+    quietly(toy_task(), run_dir=run, resume=True)
+    again = runs.read_metrics(run)
+    assert [row["steps"] for row in again] == [0, 32, 64, 96]
+    assert again[-1]["eval/episode_reward"] == whole[-1]["eval/episode_reward"]
+
+
+def test_other_settings_are_no_resuming(tmp_path: Path) -> None:
+    run = quietly(toy_task(num_timesteps=32), run_dir=tmp_path / "run")
+    with pytest.raises(UsageError, match=r"learning_rate is 0.001 in .* can't change"):
+        quietly(toy_task(learning_rate=0.1), run_dir=run, resume=True)
+
+
 def test_old_checkpoints_go_and_the_best_stays(tmp_path: Path) -> None:
     task = toy_task(num_timesteps=10 * 32, num_evals=11, learning_rate=1e-2)
     run = quietly(task, run_dir=tmp_path / "run", options=Options(keep=2))
@@ -371,7 +461,7 @@ def test_a_checkpoint_is_small_beside_what_resume_needs(tmp_path: Path) -> None:
 
 
 class Breaks(Toy):
-    """Gives NaN from the fifth step of an episode on, where `where` says."""
+    """Gives NaN at the fifth step of an episode that started on the right, where `where` says."""
 
     def __init__(self, where: str) -> None:
         super().__init__()
@@ -379,40 +469,41 @@ class Breaks(Toy):
 
     def reset(self, rng: jax.Array) -> State:
         state = super().reset(rng)
-        return state.replace(info={**state.info, "t": jnp.zeros((), jnp.int32)})
+        x = state.pipeline_state["x"]
+        return state.replace(info={**state.info, "t": jnp.zeros(()), "start": x})
 
     def step(self, state: State, action: jax.Array) -> State:
-        t = state.info["t"] + 1
-        state = super().step(state, action)
-        state = state.replace(info={**state.info, "t": t})
-        nan = jnp.where(t == 5, jnp.nan, 0.0)
+        info = {**state.info, "t": state.info["t"] + 1}
+        state = super().step(state, action).replace(info=info)
+        bad = (info["t"] == 5) & (info["start"] > 0.9)
+        nan = jnp.where(bad, jnp.nan, 0.0)
         if self.where == "metric":
-            return state.replace(metrics={"distance": state.metrics["distance"] + 1 / (t - 5)})
+            return state.replace(metrics={"distance": state.metrics["distance"] + nan})
         if self.where == "last observation":  # which no update ever sees
-            nan = jnp.where(t == 5, jnp.nan, 0.0)
-            return state.replace(obs=state.obs + nan, done=jnp.float32(t == 5))
+            return state.replace(obs=state.obs + nan, done=jnp.float32(bad))
         return state.replace(**{self.where: getattr(state, self.where) + nan})
 
 
 def breaking(where: str) -> Task:
-    # The first evaluation sees too little to notice.
-    return dataclasses.replace(toy_task(), environment=lambda: Breaks(where))
+    # No episode of the first evaluation starts that far on the right.
+    settings = dataclasses.replace(toy_task().settings, num_eval_envs=2, num_timesteps=32 * 50)
+    return dataclasses.replace(toy_task(), environment=lambda: Breaks(where), settings=settings)
 
 
 @pytest.mark.parametrize("where", ["obs", "reward", "done", "last observation"])
 def test_what_is_not_finite_in_the_environment_stops_the_run(where: str, tmp_path: Path) -> None:
     with pytest.raises(TrainingDivergedError) as stopped:
         quietly(breaking(where), run_dir=tmp_path / "run")
-    text = str(stopped.value)
-    assert "An observation, a reward or done was NaN" in text or "before any training" in text
-    assert "learning-rate" not in text
+    assert "An observation, a reward or done was NaN or infinite by step" in str(stopped.value)
+    assert "learning-rate" not in str(stopped.value)
 
 
 def test_a_metric_that_is_not_finite_is_left_out(tmp_path: Path) -> None:
     run = quietly(breaking("metric"), run_dir=tmp_path / "run")
     rows = runs.read_metrics(run)
-    assert [row["steps"] for row in rows] == [0, 32, 64, 96]
-    assert not any("eval/episode_distance" in row for row in rows)
+    assert rows[-1]["steps"] == 32 * 50
+    assert sum("training/episode_distance" not in row for row in rows) > 1
+    assert all(np.isfinite(list(row.values())).all() for row in rows)
 
 
 def test_odd_surroundings_do_not_matter(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import importlib
 import os
-import signal
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +32,7 @@ from . import train as training
 from .actions import action_space_of
 from .errors import OutOfMemoryError, TrainingDivergedError, TrainingStopped, UsageError
 from .ppo import PPOConfig
+from .process import leave, leaving_on_signals
 from .task import Task, choose, tasks_in
 
 TaskName = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[TASK]")]
@@ -71,11 +71,11 @@ class Train:
     distributed: bool = False
     """Train on several machines; SLURM, Open MPI or Kubernetes tell the processes of each other."""
     coordinator: str | None = None
-    """HOST:PORT of the process 0, where nothing else tells the processes of each other."""
+    """Address of process 0, HOST:PORT; needed without SLURM, Open MPI or Kubernetes."""
     num_processes: int | None = None
-    """How many processes train together."""
+    """How many processes train together; goes with --coordinator."""
     process_id: int | None = None
-    """Which of them this is, from 0."""
+    """Which of them this is, from 0; goes with --coordinator."""
 
 
 @dataclass
@@ -145,12 +145,13 @@ def main(program: str, config: str | ModuleType, args: Sequence[str] | None = No
       args: the command line; that of the process if None.
     """
     args = sys.argv[1:] if args is None else args
-    _configure(args)
-    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _leave_on_signal)
+    with leaving_on_signals():
+        _run(program, config, args)
+
+
+def _run(program: str, config: str | ModuleType, args: Sequence[str]) -> None:
     try:
+        _configure()
         if list(args[:1]) != ["train"]:  # which looks for devices later
             _refuse_no_device()
         # Imported here, because a task with unusable settings is a mistake like any other.
@@ -158,22 +159,23 @@ def main(program: str, config: str | ModuleType, args: Sequence[str] | None = No
         command = _parse(program, tasks, args)
         COMMANDS[str(args[0])][1](program, tasks, command)
     except UsageError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+        _fail(2, str(error))
     except (TrainingDivergedError, OutOfMemoryError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
-    except OSError as error:
-        name = files.printable(error.filename or "A file")
-        print(f"{name} can't be used: {files.reason(error)}.", file=sys.stderr)
-        sys.exit(1)
+        _fail(1, str(error))
+    except files.FileError as error:
+        _fail(1, f"{error.filename} can't be used: {files.reason(error)}.")
     except TrainingStopped as stopped:
-        _leave(128 + stopped.signal)
-    except KeyboardInterrupt:
-        _leave(128 + signal.SIGINT, "Interrupted.")
+        leave(128 + stopped.signal)
 
 
-def _configure(args: Sequence[str]) -> None:
+def _fail(code: int, text: str) -> NoReturn:
+    print(files.printable(text), file=sys.stderr)
+    if jax.distributed.is_initialized():
+        leave(code)  # an ordinary exit would wait for the other processes
+    sys.exit(code)
+
+
+def _configure() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # replaced by something simpler
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -192,19 +194,6 @@ def _refuse_no_device() -> None:
             f"JAX finds no device of JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')}: unset it, "
             "or install what the device needs (for NVIDIA, the extra cuda13 or cuda12)."
         ) from None
-
-
-def _leave_on_signal(number: int, frame: object) -> None:
-    _leave(128 + number, f"Ended by {signal.Signals(number).name}.")
-
-
-def _leave(code: int, text: str = "") -> NoReturn:
-    """Ends the process at once: while XLA compiles in a thread, an ordinary exit would crash."""
-    if text:
-        print(text, file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def _parse(program: str, tasks: Mapping[str, Task], args: Sequence[str]) -> Any:
@@ -254,12 +243,15 @@ def _check(program: str, tasks: Mapping[str, Task], asked: Check) -> None:
     else:
         Console().print(checker.format_report(report))
     if report.stopped:
-        _leave(1)
+        leave(1)
     sys.exit(0 if report.ok else 1)
 
 
 def _train(program: str, tasks: Mapping[str, Task], asked: Train) -> None:
-    if asked.distributed or asked.coordinator is not None:
+    alone = (asked.coordinator, asked.num_processes, asked.process_id) == (None, None, None)
+    if not alone and None in (asked.coordinator, asked.num_processes, asked.process_id):
+        raise UsageError("--coordinator, --num-processes and --process-id go together.")
+    if asked.distributed or not alone:
         devices.join(asked.coordinator, asked.num_processes, asked.process_id)
     elif asked.options.num_devices is None:
         devices.use_cores(asked.settings.num_seeds)
@@ -273,11 +265,9 @@ def _train(program: str, tasks: Mapping[str, Task], asked: Train) -> None:
         saved = runs.read_config(asked.resume)
         if name not in (None, saved["task"]):
             raise UsageError(
-                f"{files.printable(asked.resume)} was trained on the task "
-                f"{files.printable(saved['task'])}: leave {name} out."
+                f"{asked.resume} was trained on the task {saved['task']}: leave {name} out."
             )
         name = saved["task"]
-        _refuse_changes(asked.resume, PPOConfig(**saved["settings"]), settings)
     name, task = choose(tasks, name)
     run = training.train(
         dataclasses.replace(task, settings=settings),
@@ -289,17 +279,6 @@ def _train(program: str, tasks: Mapping[str, Task], asked: Train) -> None:
     )
     if devices.is_first():
         print(f"Done. See what it learned: uv run {program} play {files.quoted(run)}")
-
-
-def _refuse_changes(run: Path, saved: PPOConfig, asked: PPOConfig) -> None:
-    for field in dataclasses.fields(PPOConfig):
-        before, now = getattr(saved, field.name), getattr(asked, field.name)
-        if now != before and field.name != "num_timesteps":
-            raise UsageError(
-                f"{field.name} is {before} in {files.printable(run)} and can't change in the "
-                "middle of a run: leave it out, or start a new run from its policy with "
-                f"--init-from {files.quoted(run)}."
-            )
 
 
 def _play(program: str, tasks: Mapping[str, Task], asked: Play) -> None:

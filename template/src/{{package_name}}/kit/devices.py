@@ -8,7 +8,7 @@ otherwise the environments and the minibatches are.
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from brax.envs.base import Env, State, Wrapper
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from .errors import UsageError
 from .pytrees import raw
@@ -51,7 +51,7 @@ def make_mesh(divided: dict[str, int], num_devices: int | None = None) -> Mesh |
             fits = max(n for n in range(1, count) if all(x % n == 0 for x in divided.values()))
             raise UsageError(
                 f"{name} is {number}, which has to be a multiple of the {count} devices: "
-                f"use {name} {-(-number // count) * count}, or --num-devices {fits}."
+                f"change it, or use --num-devices {fits}."
             )
     return None if count == 1 else Mesh(np.array(devices[:count]), (AXIS,))
 
@@ -62,9 +62,12 @@ def use_cores(num_seeds: int) -> None:
     One device of several cores computes small arrays on one of them. Other kinds of devices are
     not affected, nor is JAX once it has been used.
     """
-    cores = os.cpu_count() or 1
-    count = max(n for n in range(1, min(cores, num_seeds) + 1) if num_seeds % n == 0)
-    if count > 1 and "device_count" not in os.environ.get("XLA_FLAGS", ""):
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    count = max(n for n in range(1, min(cores or 1, num_seeds) + 1) if num_seeds % n == 0)
+    is_chosen = "JAX_NUM_CPU_DEVICES" in os.environ or "device_count" in os.environ.get(
+        "XLA_FLAGS", ""
+    )
+    if count > 1 and not is_chosen:
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", count)
 
@@ -75,25 +78,13 @@ class ShardedWrapper(Wrapper):
     Args:
       env: batched.
       mesh: the devices.
-      batch: the number of environments, a multiple of the devices' number.
-
-    Attributes:
-      specs: how each array of the state is divided.
+      specs: how they divide the state; see `divide`.
     """
 
-    def __init__(self, env: Env, mesh: Mesh, batch: int) -> None:
+    def __init__(self, env: Env, mesh: Mesh, specs: State) -> None:
         super().__init__(env)
         self._mesh = mesh
-        # What grows with the batch is divided; what the batch shares is not.
-        smaller, larger = (
-            jax.eval_shape(env.reset, jax.ShapeDtypeStruct((size, 2), jnp.uint32))
-            for size in (batch, 2 * batch)
-        )
-        self.specs = jax.tree.map(
-            lambda x, y: PartitionSpec(AXIS) if x.shape != y.shape else PartitionSpec(),
-            smaller,
-            larger,
-        )
+        self.specs = specs
 
     def reset(self, rng: jax.Array) -> State:
         return self._divide(self.env.reset, PartitionSpec(AXIS))(rng)
@@ -113,6 +104,19 @@ class ShardedWrapper(Wrapper):
         return jax.shard_map(
             fun, mesh=self._mesh, in_specs=in_specs, out_specs=self.specs, check_vma=False
         )
+
+
+def divide(env: Env, batch: int) -> State:
+    """How the devices divide the state of a batch: what grows with the batch is divided."""
+    smaller, larger = (
+        jax.eval_shape(env.reset, jax.ShapeDtypeStruct((size, 2), jnp.uint32))
+        for size in (batch, 2 * batch)
+    )
+    return jax.tree.map(
+        lambda x, y: PartitionSpec(AXIS) if x.shape != y.shape else PartitionSpec(),
+        smaller,
+        larger,
+    )
 
 
 def divide_members(fun: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
@@ -149,13 +153,15 @@ def join(
     Raises:
       UsageError: JAX was used before, nothing says who the others are, or they can't be reached.
     """
+    # JAX would take SIGTERM away from the run, which saves everything when it gets one.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id)
     except (ValueError, RuntimeError) as error:
         if "before any JAX" in str(error):
             raise UsageError(
-                "JAX was used before the processes could join: call it in functions alone in "
-                "env.py, encoder.py and config.py, not where modules are imported."
+                "JAX was used before the processes could join: move what uses it in env.py, "
+                "encoder.py and config.py from module level into functions."
             ) from None
         raise UsageError(
             f"The processes can't join ({str(error).splitlines()[0]}): start them with srun or "
@@ -168,17 +174,51 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def agree(*numbers: int) -> list[int]:
-    """The largest of each number over all processes."""
+def max_over_processes(*numbers: int) -> list[int]:
+    """The largest of each number; all processes have to call it."""
     if jax.process_count() == 1:
         return list(numbers)
     everyone = multihost_utils.process_allgather(np.array(numbers, np.int32))
     return [int(x) for x in np.max(everyone, axis=0)]
 
 
-def fetch(tree: Any, mesh: Mesh | None) -> Any:
-    """Copies arrays to the host, where training does not overwrite them; all processes call it."""
+@contextlib.contextmanager
+def fail_together() -> Iterator[None]:
+    """Lets no process go on where one of them can't; all processes have to enter it.
+
+    Raises:
+      UsageError: another process raised UsageError or OSError.
+    """
+    failure: Exception | None = None
+    try:
+        yield
+    except (UsageError, OSError) as error:
+        failure = error
+    if max_over_processes(failure is not None)[0]:
+        raise failure or UsageError("Another process could not go on; its message says why.")
+
+
+def to_devices(tree: Any, shardings: Any) -> Any:
+    """Moves arrays of the host, equal in all processes, to the devices."""
+
+    def move(x: Any, sharding: Any) -> Any:
+        if isinstance(x, jax.Array) and x.sharding == sharding:
+            return x
+        if jax.process_count() == 1:
+            return jax.device_put(x, sharding)
+        # device_put would compare the processes' values, of which a NaN is never equal.
+        data = np.asarray(raw(x))
+        moved = jax.make_array_from_callback(data.shape, sharding, lambda index: data[index])
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(moved, impl=jax.random.key_impl(x))
+        return moved
+
+    return jax.tree.map(move, tree, shardings)
+
+
+def to_host(tree: Any) -> Any:
+    """Copies arrays to the host; all processes have to call it."""
+    tree = jax.tree.map(raw, tree)
     if jax.process_count() > 1:
-        assert mesh is not None
-        tree = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
-    return jax.tree.map(lambda x: np.array(raw(x)), tree)
+        return multihost_utils.process_allgather(tree, tiled=True)
+    return jax.tree.map(np.array, tree)

@@ -5,9 +5,8 @@ From the template: changes of yours are kept, `copier update` merges new version
 The loss, the acting and the running statistics are Brax's (`brax.training.agents.ppo`). Its
 `ppo.train` is one long function that can't be resumed and calls what newer versions of JAX lack;
 here are `init`, `update`, `epoch` and `evaluate`, to be jitted, or vmapped over seeds and over
-`HyperParameters`. Keys are split as in `ppo.train`, so that both give the same parameters from the
-same seed where `statistics_before_loss` is on, or with `adaptive_kl`, where Brax updates the
-statistics late too.
+`HyperParameters`. Keys are split as in `ppo.train`: with `statistics_before_loss`, or with
+`adaptive_kl`, both give the same parameters from the same seed.
 
 PPO: Schulman et al. 2017, arXiv:1707.06347. Advantages: Schulman et al. 2016, arXiv:1506.02438.
 """
@@ -32,7 +31,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from .actions import action_space_of
-from .devices import AXIS, ShardedWrapper
+from .devices import AXIS, ShardedWrapper, divide
 from .errors import UsageError
 from .networks import PIXELS, observation_shapes, without_images
 from .rollout import run_episodes, strip_weak_types
@@ -337,6 +336,8 @@ def make_ppo(
       UsageError: PPO can't train this environment or these networks.
     """
 
+    divisions: dict[str, State] = {}
+
     def wrap(own: Callable[..., Env], key: str, batch: int, seed: ArrayLike | None) -> Env:
         randomize = None
         if randomization_fn is not None and seed is not None:
@@ -349,9 +350,11 @@ def make_ppo(
             randomization_fn=randomize,
         )
         # Randomised systems are as many as environments, and would have to be shared out too.
-        if mesh is None or batch % mesh.size or randomize is not None:
+        if mesh is None or batch % mesh.size or randomization_fn is not None:
             return env
-        return ShardedWrapper(env, mesh, batch)
+        if key not in divisions:
+            divisions[key] = divide(env, batch)
+        return ShardedWrapper(env, mesh, divisions[key])
 
     def training_env(seed: ArrayLike | None) -> Env:
         keep = functools.partial(wrap_for_training, keep_final_obs=config.bootstrap_on_timeout)

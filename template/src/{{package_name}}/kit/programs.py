@@ -29,7 +29,10 @@ class Programs:
       num_devices: how many devices to use; all if None.
 
     Attributes:
+      environment: one environment, not batched.
+      ppo: the functions of one seed.
       mesh: the devices; None for one.
+      num_devices: how many there are.
       shapes: those of the `TrainingState`.
       member_shapes: those of the `TrainingState` of one seed.
 
@@ -45,7 +48,9 @@ class Programs:
         self.mesh = mesh = devices.make_mesh(
             {name: getattr(config, name) for name in divided}, num_devices
         )
-        ppo = task.make_ppo(None if several else mesh)
+        self.num_devices = 1 if mesh is None else mesh.size
+        self.environment = task.environment()
+        self.ppo = ppo = task.make_ppo(None if several else mesh)
         init, epoch, evaluate = ppo.init, ppo.epoch, ppo.evaluate
         if several:
             init_members = devices.divide_members(ppo.init, mesh)
@@ -59,24 +64,23 @@ class Programs:
         self.shapes = (
             jax.eval_shape(init, np.uint32(config.seed)) if several else self.member_shapes
         )
-        self._placement: Any = None
-        kept: dict[str, Any] = {}
-        result: dict[str, Any] = {}
+        where: Any = None
+        everywhere: Any = None
         if mesh is not None:
             everywhere = NamedSharding(mesh, PartitionSpec())
+            where = jax.tree.map(lambda _: everywhere, self.shapes)
             if several:
-                self._placement = NamedSharding(mesh, PartitionSpec(devices.AXIS))
-            else:
+                members = NamedSharding(mesh, PartitionSpec(devices.AXIS))
+                where = jax.tree.map(lambda _: members, self.shapes)
+            elif ppo.env_specs is not None:
                 of_envs = jax.tree.map(lambda spec: NamedSharding(mesh, spec), ppo.env_specs)
-                self._placement = self.shapes.replace(
-                    **dict.fromkeys(vars(self.shapes), everywhere)
-                ).replace(env_state=everywhere if ppo.env_specs is None else of_envs)
-            kept = {"out_shardings": (self._placement, everywhere)}
-            result = {"out_shardings": everywhere}
+                where = where.replace(env_state=of_envs)
+        self._shardings = where
+        epoch_result = None if mesh is None else (where, everywhere)
         self._jitted = {
-            "init": jax.jit(init, out_shardings=self._placement),
-            "epoch": jax.jit(epoch, donate_argnums=0, **kept),
-            "evaluate": jax.jit(evaluate, **result),
+            "init": jax.jit(init, out_shardings=where),
+            "epoch": jax.jit(epoch, donate_argnums=0, out_shardings=epoch_result),
+            "evaluate": jax.jit(evaluate, out_shardings=everywhere),
         }
         self._compiled: dict[str, Any] = {}
 
@@ -84,7 +88,11 @@ class Programs:
         """Compiles all three side by side; can be interrupted."""
         state = self.shapes
         if self.mesh is not None:
-            state = self._place_shapes()
+            state = jax.tree.map(
+                lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+                state,
+                self._shardings,
+            )
         arguments: dict[str, tuple[Any, ...]] = {
             "init": (np.uint32(self._config.seed),),
             "epoch": (state, np.int32(1)),
@@ -108,9 +116,11 @@ class Programs:
         with self._watch_memory("init"):
             return jax.block_until_ready(self._compiled["init"](np.uint32(self._config.seed)))
 
-    def place(self, state: TrainingState) -> TrainingState:
-        """Moves a state, read from a file for example, to the devices."""
-        return state if self._placement is None else jax.device_put(state, self._placement)
+    def to_devices(self, state: TrainingState) -> TrainingState:
+        """Moves a state, read from a file for example, to where the programs expect it."""
+        if self.mesh is None:
+            return state
+        return devices.to_devices(state, self._shardings)
 
     def epoch(self, state: TrainingState, updates: int) -> tuple[TrainingState, Totals]:
         """The state after so many updates, and their sums on the host. Consumes `state`."""
@@ -123,17 +133,9 @@ class Programs:
         with self._watch_memory("evaluate"):
             return jax.device_get(self._compiled["evaluate"](state))
 
-    def fetch(self, state: TrainingState) -> TrainingState:
-        """A copy on the host; all processes have to call it."""
-        return devices.fetch(state, self.mesh)
-
-    def _place_shapes(self) -> TrainingState:
-        def placed(sharding: Any, part: Any) -> Any:
-            return jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), part
-            )
-
-        return jax.tree.map(placed, self._placement, self.shapes)
+    def to_host(self, state: TrainingState) -> TrainingState:
+        """A copy on the host, which training does not overwrite; all processes have to call it."""
+        return devices.to_host(state)
 
     @contextlib.contextmanager
     def _watch_memory(self, program: str) -> Iterator[None]:
@@ -158,7 +160,7 @@ def _what_to_halve(config: PPOConfig, state: TrainingState, program: str) -> str
         return "num_eval_envs"
 
     def size(tree: Any) -> int:
-        return sum(x.size * jnp.dtype(jnp.uint32).itemsize for x in jax.tree.leaves(tree))
+        return sum(x.size for x in jax.tree.leaves(tree))
 
     per_step = size(state.env_state.obs) / config.num_envs
     rollouts = per_step * config.batch_size * config.num_minibatches * config.unroll_length

@@ -5,25 +5,23 @@ From the template: changes of yours are kept, `copier update` merges new version
 
 import contextlib
 import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 from rich.console import Console
 
-from . import curve, devices, rollout, runs
+from . import curve, devices, files, rollout, runs
 from .actions import action_space_of
 from .display import Display, Reporter, advice, reporters, require_extras
 from .errors import TrainingDivergedError, TrainingStopped, UsageError
-from .files import printable, quoted
 from .ppo import PPOConfig, Totals, TrainingState
+from .process import Saver, stop_requests
 from .programs import Programs
 from .task import Task
 
@@ -43,7 +41,7 @@ class Options:
     num_devices: int | None = None
     """Devices to use; all by default. They share the seeds, or the environments of one seed."""
     checkpoint_every: float = 10.0
-    """Minutes between savings of what --resume needs; it is saved at evaluations too."""
+    """Minutes between saves of what --resume needs. Every evaluation saves it too."""
     keep: int = 10
     """How many of the newest checkpoints to keep; the best one is always kept."""
     tensorboard: bool = False
@@ -78,8 +76,8 @@ def train(
       task: what to train.
       name: what `config.py` calls it.
       run_dir: the folder to make; `runs/<date and time>` if None.
-      resume: go on from where `run_dir` was saved last, up to the task's `num_timesteps`. With the
-        settings of the run, on one device of the same kind, the parameters are those of one
+      resume: go on from where `run_dir` was saved last, up to the task's `num_timesteps`; the other
+        settings have to be those of the run. On one CPU the parameters are those of one
         uninterrupted run, bit for bit.
       init_from: a run folder whose newest parameters a new run starts from.
       options: how to execute, show and save it.
@@ -90,7 +88,7 @@ def train(
       The run folder; `kit.runs` says what is in it.
 
     Raises:
-      UsageError: PPO can't train this task, or a run folder can't be used; nothing was compiled.
+      UsageError: PPO can't train this task, or a run folder can't be used.
       TrainingDivergedError: a loss, an observation or a reward is not a finite number any more.
       TrainingStopped: a signal ended the run.
       OutOfMemoryError: the device has too little memory.
@@ -99,35 +97,29 @@ def train(
     config = task.settings
     programs = Programs(task, options.num_devices)
     console = console or Console()
-    writes = devices.is_first()
-    console.quiet |= not writes
+    is_first = devices.is_first()
+    console.quiet |= not is_first
     run = Path(run_dir) if run_dir is not None else None
     state: TrainingState | None = None
-    parameters: Any = None
+    start: Any = None  # parameters and running statistics, of another run
     to_say: list[str] = []
     done = 0  # updates
 
     with contextlib.ExitStack() as stack:
-        if resume:
-            if run is None:
-                raise UsageError("To resume, name the run folder.")
-            if writes:
-                stack.enter_context(runs.lock(run))
-            state, to_say = _load(run, task, programs)
-            done = 0 if state is None else int(np.max(state.updates))
-        elif run is not None and writes:
-            runs.refuse_existing(run)
-        if init_from is not None:
-            runs.refuse_other_sizes(Path(init_from), task.environment())
-            parameters = runs.load_parameters(Path(init_from), programs.member_shapes)
-            parameters = jax.tree.map(
-                lambda x, whole: np.broadcast_to(x, whole.shape),
-                (parameters.params, parameters.normalizer_params),
-                (programs.shapes.params, programs.shapes.normalizer_params),
-            )
+        with devices.fail_together():
+            if resume:
+                if run is None:
+                    raise UsageError("To resume, name the run folder.")
+                if is_first:
+                    stack.enter_context(runs.lock(run))
+                state, to_say = _load(run, task, programs)
+                done = 0 if state is None else int(np.max(state.updates))
+            elif is_first:
+                runs.refuse_existing(run)
+            if init_from is not None:
+                start = _load_start(Path(init_from), programs)
 
-        total = config.num_updates * config.steps_per_update
-        display = Display(console, total, done * config.steps_per_update)
+        display = Display(console, _steps(config), done * config.steps_per_update)
         stack.enter_context(display)
         for text in to_say:
             display.say(text)
@@ -135,98 +127,135 @@ def train(
             programs.compile()
         if state is None:
             state = programs.init()
-        if parameters is not None:
-            state = state.replace(params=parameters[0], normalizer_params=parameters[1])
-        state = programs.place(state)
-        on_host = None if parameters is None else programs.fetch(state)
+        if start is not None:
+            state = state.replace(params=start[0], normalizer_params=start[1])
+        state = programs.to_devices(state)
+        # Without it a run that starts from another one and stops early would start from its seed.
+        to_save = None if start is None else programs.to_host(state)
 
         reporter = Reporter()
-        if writes:
-            if resume:
-                assert run is not None
-                runs.forget_after(run, done * config.steps_per_update)
-            else:
-                run = runs.make_folder(run)
-                stack.enter_context(runs.lock(run))
-                if on_host is not None:  # without it a run stopped early would start from its seed
-                    runs.save_resume(run, on_host)
-            runs.write_config(run, name, task)
-            reporter = reporters(run, config, tensorboard=options.tensorboard, wandb=options.wandb)
-            stack.callback(reporter.close)
+        with devices.fail_together():
+            if is_first:
+                if run is None or not resume:
+                    run = runs.make_folder(run)
+                    stack.enter_context(runs.lock(run))
+                if to_save is not None:
+                    runs.save_resume(run, to_save)
+                if resume:
+                    runs.forget_after(run, done * config.steps_per_update)
+                runs.write_config(run, name, task, programs.ppo, programs.num_devices)
+                reporter = reporters(
+                    run, config, tensorboard=options.tensorboard, wandb=options.wandb
+                )
+                stack.callback(reporter.close)
         run = run or Path()
         seeds = f" for each of {config.num_seeds} seeds" if config.num_seeds > 1 else ""
         display.say(
-            f"Training for {total:,} steps{seeds} ({config.num_timesteps:,} asked for; "
-            f"{config.steps_per_update:,} an update) into {printable(run)}"
+            f"Training for {_steps(config):,} steps{seeds} ({config.num_timesteps:,} asked for; "
+            f"{config.steps_per_update:,} an update) into {run}"
         )
         for place in reporter.places:
             display.say(place)
 
         def report_row(row: Row) -> None:
-            reporter.report(row)
-            report(row)
+            if is_first:
+                reporter.report(row)
+                report(row)
 
-        loop = _Loop(
-            run, task, programs, display, options, report_row if writes else lambda row: None
-        )
+        loop = _Loop(run, config, programs, display, options, report_row)
         try:
             loop.train(state, done)
         finally:
-            if writes and len({row["steps"] for row in runs.read_metrics(run)}) > 1:
-                curve.draw(run)
+            if is_first:
+                _draw(run, display)
         if reporter.places:
             _send_video(run, task, reporter, display)
     return run
 
 
+def _steps(config: PPOConfig) -> int:
+    return config.num_updates * config.steps_per_update
+
+
 def _load(run: Path, task: Task, programs: Programs) -> tuple[TrainingState | None, list[str]]:
     """What a resumed run goes on from, None if nothing was saved; and what to say about it."""
     config = task.settings
-    runs.refuse_other_sizes(run, task.environment())
+    saved = runs.read_settings(run)
+    for field in fields(PPOConfig):
+        before, now = getattr(saved, field.name), getattr(config, field.name)
+        if now != before and field.name != "num_timesteps":
+            raise UsageError(
+                f"{field.name} is {before} in {run} and can't change in the middle of a run: leave "
+                "it out, or start a new run from its policy with --init-from "
+                f"{files.quoted(run)}."
+            )
+    runs.refuse_other_sizes(run, programs.environment)
     state = runs.load_resume(run, programs.shapes)
-    to_say = runs.changes_since(run, task)
+    to_say = runs.changes_since(run, programs.environment, programs.ppo, programs.num_devices)
     if state is None:
         return None, [*to_say, "This run was stopped before anything was saved; it starts again."]
-    done = int(np.max(state.updates))
-    if done >= config.num_updates:
-        raise UsageError(
-            f"{printable(run)} has {done * config.steps_per_update:,} steps already; "
-            "ask for more with --num-timesteps."
-        )
+    steps = int(np.max(state.updates)) * config.steps_per_update
+    # A run may have been stopped after its last update and before its last evaluation.
+    if steps >= _steps(config) and any(row["steps"] == steps for row in runs.read_metrics(run)):
+        raise UsageError(f"{run} has {steps:,} steps already; ask for more with --num-timesteps.")
     return state, to_say
 
 
-@dataclass
+def _load_start(run: Path, programs: Programs) -> Any:
+    """Parameters and running statistics of another run, the same for each seed."""
+    runs.refuse_other_sizes(run, programs.environment)
+    state = runs.load_parameters(run, programs.member_shapes)
+    return jax.tree.map(
+        lambda x, shape: np.broadcast_to(x, shape.shape),
+        (state.params, state.normalizer_params),
+        (programs.shapes.params, programs.shapes.normalizer_params),
+    )
+
+
+def _draw(run: Path, display: Display) -> None:
+    """Draws the learning curve; what goes wrong there must not hide why a run ended."""
+    try:
+        if len({row["steps"] for row in runs.read_metrics(run)}) > 1:
+            curve.draw(run)
+    except (OSError, UsageError) as error:
+        display.say(f"No learning curve: {error}")
+
+
 class _Loop:
     """Chunks of updates, evaluations, and what is shown, saved and reported after each."""
 
-    run: Path
-    task: Task
-    programs: Programs
-    display: Display
-    options: Options
-    report: Callable[[Row], None]
-
-    def __post_init__(self) -> None:
-        self.config = self.task.settings
-        self.action_space = action_space_of(self.task.environment())
-        self.history: list[Row] = []
-        self.saver = _Saver()
+    def __init__(
+        self,
+        run: Path,
+        config: PPOConfig,
+        programs: Programs,
+        display: Display,
+        options: Options,
+        report: Callable[[Row], None],
+    ) -> None:
+        self.run = run
+        self.config = config
+        self.programs = programs
+        self.display = display
+        self.options = options
+        self.report = report
+        self.saver = Saver()
         self.saved_at = time.monotonic()
-        self.is_profiled = not self.options.profile
+        self.profile_pending = options.profile and devices.is_first()
+        # Evaluations, and some chunks of the first tenth of training for the advice.
+        self.history: list[Row] = runs.read_metrics(run) if devices.is_first() else []
+        self.watched = -1.0  # the share of training up to the last of these chunks
 
     def train(self, state: TrainingState, done: int) -> None:
         """Trains from `state`, which has `done` updates, to the end of the run."""
         config = self.config
-        if devices.is_first():
-            self.history += runs.read_metrics(self.run)
         evaluated_at = {row["steps"] for row in self.history}
         spent = {"training": 0.0, "evaluation": 0.0}  # seconds
         chunk = 1  # updates
-        with _signals() as asked, self.saver:
+        with stop_requests() as request, self.saver:
             for target in evaluations(config):
                 is_known = target * config.steps_per_update in evaluated_at
-                if target < done or devices.agree(is_known)[0]:
+                if target < done or devices.max_over_processes(is_known)[0]:
                     continue
                 totals: Totals | None = None
                 seconds = 0.0
@@ -239,7 +268,7 @@ class _Loop:
                     chunk = max(1, min(10 * updates, int(CHUNK_SECONDS * updates / taken)))
                     waited = time.monotonic() - self.saved_at
                     is_due = int(waited > 60 * self.options.checkpoint_every)
-                    chunk, is_due, stop = devices.agree(chunk, is_due, asked.signal)
+                    chunk, is_due, stop = devices.max_over_processes(chunk, is_due, request.signal)
                     if is_due or stop:
                         self._save(state, done)
                     if stop:
@@ -252,18 +281,19 @@ class _Loop:
                 spent["training"] += seconds
                 rows = self._rows(values, done)
                 self._refuse_broken_returns(rows)
-                on_host = self._save(state, done, rows)
                 self.history += rows
+                on_host = self._save(state, done, rows)
                 for row in rows:
                     self.report(row)
                 self.display.say(_line(rows))
                 self._advise(on_host.normalizer_params)
-                stop = devices.agree(asked.signal)[0]
+                (stop,) = devices.max_over_processes(request.signal)
                 if stop and done < config.num_updates:
                     self._stop(stop, done)
+        share = spent["evaluation"] / (sum(spent.values()) or 1)
         self.display.say(
             f"Trained for {spent['training']:,.1f} s; evaluation took another "
-            f"{spent['evaluation']:,.1f} s."
+            f"{spent['evaluation']:,.1f} s ({share:.0%})."
         )
 
     def _updates(
@@ -271,8 +301,8 @@ class _Loop:
     ) -> tuple[TrainingState, Totals, float]:
         """The state after so many updates, their sums, and the seconds that they took."""
         profiled: Any = contextlib.nullcontext()
-        if not self.is_profiled and (updates > 1 or done + updates == target):
-            self.is_profiled = True
+        if self.profile_pending and (updates > 1 or done + updates == target):
+            self.profile_pending = False
             profiled = jax.profiler.trace(str(self.run / "profile"))
         with profiled:
             start = time.perf_counter()
@@ -282,17 +312,19 @@ class _Loop:
         return state, totals, taken
 
     def _show(self, totals: Totals, done: int, seconds: float) -> None:
-        updates = int(np.max(totals.updates))
         values = self._means(totals, seconds)
-        means = {name: float(np.mean(x)) for name, x in values.items()}
+        with warnings.catch_warnings(action="ignore"):  # no episode has ended in any seed
+            means = {name: float(np.nanmean(x)) for name, x in values.items()}
         steps = done * self.config.steps_per_update
         self.display.progress(steps, means["training/sps"], means)
-        if done - updates <= self.config.num_updates / 10:  # the advice looks at the first tenth
+        share = done / self.config.num_updates
+        if self.watched <= 0.1 and share > self.watched + 0.001:
+            self.watched = share
             self.history += self._rows(values, done)
             self._advise()
 
     def _means(self, totals: Totals, seconds: float) -> dict[str, np.ndarray]:
-        steps = int(np.max(totals.updates)) * self.config.steps_per_update * self.config.num_seeds
+        steps = int(np.max(totals.updates)) * self.config.steps_per_update
         return {**totals.means(), "training/sps": np.array(steps / seconds)}
 
     def _rows(self, values: Mapping[str, np.ndarray], done: int) -> list[Row]:
@@ -309,7 +341,11 @@ class _Loop:
         return rows
 
     def _advise(self, statistics: Any = None) -> None:
-        self.display.advise(advice(self.config, self.action_space, self.history, statistics))
+        self.display.advise(
+            advice(
+                self.config, action_space_of(self.programs.environment), self.history, statistics
+            )
+        )
 
     def _save(self, state: TrainingState, done: int, rows: Sequence[Row] = ()) -> TrainingState:
         """Saves what a resumed run needs and, after an evaluation, parameters and metrics.
@@ -318,7 +354,9 @@ class _Loop:
           `state`, copied to the host.
         """
         self.saved_at = time.monotonic()
-        on_host = self.programs.fetch(state)
+        on_host = self.programs.to_host(state)
+
+        best = self._best() if rows else 0
 
         def write() -> None:
             # In this order: a resumed run forgets rows that are newer than what it goes on from.
@@ -327,34 +365,44 @@ class _Loop:
                 runs.append_metrics(self.run, rows)
             runs.save_resume(self.run, on_host)
             if rows:
-                runs.keep(self.run, self.options.keep)
+                runs.keep(self.run, self.options.keep, best)
 
         if devices.is_first():
             self.saver.start(write)
         return on_host
 
+    def _best(self) -> int:
+        """The steps of the evaluation with the highest return, the mean over seeds."""
+        returns: dict[int, list[float]] = {}
+        for row in self.history:
+            if RETURN in row:
+                returns.setdefault(int(row["steps"]), []).append(row[RETURN])
+        return max(returns, key=lambda steps: float(np.mean(returns[steps])), default=0)
+
     def _stop(self, number: int, done: int) -> None:
-        self.saver.wait()
+        self._wait()
         self.display.say(
             f"Stopped and saved at step {done * self.config.steps_per_update:,}. "
-            f"Continue with: train --resume {quoted(self.run)}"
+            f"Continue with: train --resume {files.quoted(self.run)}"
         )
         raise TrainingStopped(number)
 
+    def _wait(self) -> None:
+        """Until everything is written, in all processes: when one ends, others may be ended too."""
+        self.saver.wait()
+        devices.max_over_processes(0)
+
     def _refuse_not_finite(self, totals: Totals, done: int) -> None:
         broken = np.atleast_1d(totals.not_finite > 0)
-        what = "An observation, a reward or done was NaN or infinite"
-        why = ""
-        if not broken.any():
-            for name, x in totals.metrics.items():
-                broken = ~np.isfinite(np.atleast_1d(x))
-                if broken.any():
-                    what = f"{name} was {np.atleast_1d(x)[broken][0]}"
-                    why = ", or train with a smaller --learning-rate or --max-grad-norm"
-                    break
-            else:
-                return
-        self._diverged(what, why, done, int(np.argmax(broken)))
+        if broken.any():
+            what = "An observation, a reward or done was NaN or infinite"
+            self._diverged(what, "", done, int(np.argmax(broken)))
+        for name, x in totals.metrics.items():
+            broken = ~np.isfinite(np.atleast_1d(x))
+            if broken.any():
+                member = int(np.argmax(broken))
+                remedy = "Try a smaller --learning-rate or --max-grad-norm. "
+                self._diverged(f"{name} was {np.atleast_1d(x)[member]}", remedy, done, member)
 
     def _refuse_broken_returns(self, rows: Sequence[Row]) -> None:
         for member, row in enumerate(rows):
@@ -363,18 +411,19 @@ class _Loop:
             if not row["steps"]:
                 raise TrainingDivergedError(
                     f"The return of an evaluation was {row[RETURN]} before any training: the "
-                    "environment returns it. Run `check` to see where."
+                    "environment returns it. Find out where it comes from with `check`, or with: "
+                    f"replay {files.quoted(self.run)}"
                 )
             done = round(row["steps"]) // self.config.steps_per_update
             self._diverged(f"The return of an evaluation was {row[RETURN]}", "", done, member)
 
-    def _diverged(self, what: str, why: str, done: int, member: int) -> None:
-        self.saver.wait()
+    def _diverged(self, what: str, remedy: str, done: int, member: int) -> NoReturn:
+        self._wait()
         of_seed = f" (seed {runs.seeds_of(self.config)[member]})" * (self.config.num_seeds > 1)
         raise TrainingDivergedError(
             f"{what}{of_seed} by step {done * self.config.steps_per_update:,}, so training was "
-            f"stopped. Find where with: replay {quoted(self.run)}{why}. What was saved before is "
-            "kept."
+            f"stopped. What was saved before is kept. {remedy}Find out where it came from with: "
+            f"replay {files.quoted(self.run)}"
         )
 
 
@@ -419,68 +468,9 @@ def _send_video(run: Path, task: Task, reporter: Reporter, display: Display) -> 
             action_repeat=task.settings.action_repeat,
             wrap_env_fn=task.wrap_env_fn,
         )
-    except UsageError as error:
+        reporter.video(path, steps)
+    except (OSError, UsageError) as error:
         display.say(f"No video: {error}.")
-        return
-    reporter.video(path, steps)
-
-
-class _Saver:
-    """Writes in a thread, one job after another, while training goes on. To be used with `with`."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1)
-        self._job: Future[None] | None = None
-
-    def start(self, write: Callable[[], None]) -> None:
-        """Waits for the job before, and raises what it raised."""
-        self.wait()
-        self._job = self._pool.submit(write)
-
-    def wait(self) -> None:
-        job, self._job = self._job, None
-        if job is not None:
-            job.result()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        self._pool.shutdown()
-        if kind is None:
-            self.wait()
-
-
-class _Asked:
-    signal = 0
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[_Asked]:
-    """Notes a signal that asks the process to end, instead of obeying; a second one ends it."""
-    asked = _Asked()
-
-    def note(number: int, frame: object) -> None:
-        if asked.signal:
-            os._exit(128 + number)
-        asked.signal = number
-
-    if threading.current_thread() is not threading.main_thread():  # where none can be handled
-        yield asked
-        return
-    names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    # What nohup ignores stays ignored.
-    before = {
-        number: signal.signal(number, note)
-        for number in numbers
-        if signal.getsignal(number) is not signal.SIG_IGN
-    }
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def use_compilation_cache() -> None:
@@ -490,9 +480,14 @@ def use_compilation_cache() -> None:
     """
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if folder is None:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        try:
+            base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        except RuntimeError:  # the user has no home
+            return
         folder = str(Path(base) / "jax-compilation-cache")
     jax.config.update("jax_compilation_cache_dir", folder)
     # By default only programs that took a second to compile are kept; most here are faster.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    # A cache that is full or can't be written to only costs time.
+    warnings.filterwarnings("ignore", message=".*persistent compilation cache")
