@@ -70,20 +70,24 @@ class StopRequest:
 def stop_requests() -> Iterator[StopRequest]:
     """Notes a signal instead of obeying it; a second one ends the process at once."""
     request = StopRequest()
-    with _handling(lambda number, frame: None) as handled:
+
+    def note(number: int, frame: object) -> None:
+        request.signal = request.signal or number
+
+    with _handling(note) as handled:
         if not handled:
             yield request
             return
-        # Handlers wait for the main thread, which may be in XLA for long; bytes in a pipe don't.
+        # Handlers wait for the main thread, which may be in XLA for long; a pipe does not.
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
 
         def watch() -> None:
+            seen = 0
             while number := os.read(reading, 1):
-                if number[0] in handled:
-                    if request.signal:
-                        os._exit(128 + number[0])
-                    request.signal = number[0]
+                seen += number[0] in handled
+                if seen == 2:
+                    os._exit(128 + number[0])
             os.close(reading)
 
         threading.Thread(target=watch, daemon=True).start()
