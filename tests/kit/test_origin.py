@@ -64,6 +64,11 @@ def until(x: jax.Array) -> jax.Array:
     return jax.lax.while_loop(lambda y: y[0] < 100, body, x)
 
 
+def no_rounds(x: jax.Array) -> jax.Array:
+    y = jnp.log(x - 2)  # bad
+    return jax.lax.while_loop(lambda y: y[0] > 0, jnp.sin, y)
+
+
 @pytest.mark.parametrize(
     ("function", "operation", "iterations"),
     [
@@ -76,6 +81,7 @@ def until(x: jax.Array) -> jax.Array:
         (backwards, "div", (1,)),
         (two_loops, "log", (1, 2)),
         (until, "log", (2,)),
+        (no_rounds, "log", ()),
     ],
 )
 @pytest.mark.parametrize("batched", [False, True])
@@ -85,15 +91,17 @@ def test_the_line_is_found(
     found = find(jax.vmap(function), (X[None],), 0) if batched else find(function, (X,), 0)
     assert found is not None
     assert (found.operation, found.iterations) == (operation, iterations)
-    assert Path(found.file) == Path(__file__)
-    assert "# bad" in Path(__file__).read_text().splitlines()[found.line - 1]
-    assert str(found).startswith(f"{Path(__file__).name}:{found.line}: `")
+    assert found.place is not None
+    assert Path(found.place.file) == Path(__file__)
+    assert "# bad" in Path(__file__).read_text().splitlines()[found.place.line - 1]
+    assert str(found).startswith(f"{Path(__file__).name}:{found.place.line}: `")
 
 
 def test_the_place_in_a_library_is_told_too() -> None:
     found = find(lambda x: optax.squared_error(1e30 * x), (X,), 0)
     assert found is not None
-    assert Path(found.file) == Path(__file__)
+    assert found.place is not None
+    assert Path(found.place.file) == Path(__file__)
     assert re.fullmatch(r"\w+ in \w+\.py:[0-9]+", found.operation)
 
 

@@ -110,8 +110,6 @@ class Replay:
     """A run folder."""
     max_frames: int = 100
     """How many of the states up to it to draw."""
-    num_devices: int | None = None
-    """Devices to use, as in the training; all by default."""
 
 
 @dataclass
@@ -152,7 +150,7 @@ def main(program: str, config: str | ModuleType, args: Sequence[str] | None = No
 def _run(program: str, config: str | ModuleType, args: Sequence[str]) -> None:
     try:
         _configure()
-        if list(args[:1]) != ["train"]:  # which looks for devices later
+        if list(args[:1]) not in (["train"], ["replay"]):  # which look for devices later
             _refuse_no_device()
         # Imported here, because a task with unusable settings is a mistake like any other.
         tasks = tasks_in(importlib.import_module(config) if isinstance(config, str) else config)
@@ -332,9 +330,11 @@ def _play(program: str, tasks: Mapping[str, Task], asked: Play) -> None:
 def _replay(program: str, tasks: Mapping[str, Task], asked: Replay) -> None:
     if asked.max_frames < 1:
         raise UsageError("--max-frames has to be 1 or more.")
-    found = replaying.replay(
-        asked.run, tasks, max_frames=asked.max_frames, num_devices=asked.num_devices
-    )
+    saved = runs.read_config(asked.run)
+    if saved["num_devices"] > 1:
+        devices.use_cores(saved["settings"]["num_seeds"])
+    _refuse_no_device()
+    found = replaying.replay(asked.run, tasks, max_frames=asked.max_frames)
     sys.exit(found is None)
 
 

@@ -6,24 +6,20 @@ The program is evaluated one operation at a time and followed back from a bad ou
 and branches, to the operation that made it out of finite numbers.
 """
 
+import itertools
 import linecache
-import site
-import sysconfig
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax._src import source_info_util
 
-# Primitives that only call another program with their operands.
-CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
-CALLS |= {"custom_jvp_call", "custom_vjp_call", "custom_vmap_call"}
-LIBRARIES = (*site.getsitepackages(), sysconfig.get_paths()["stdlib"], "<")
-KIT = str(Path(__file__).parent)
+from .check import jaxprs
+from .check.jaxprs import Frame, evaluate
+
+CALLS = {*jaxprs.CALLS, "custom_vmap_call"}
 
 
 @dataclass(frozen=True)
@@ -33,26 +29,28 @@ class Origin:
     Attributes:
       operation: JAX's name for it, such as `div`, and its place if that is in a library; empty
         if an input was bad already.
-      file: where the line is, the user's own if there is one on the stack; empty if unknown.
-      line: its number.
+      place: the innermost line of the user's own code; None if unknown.
       input: the index of the flat input that was bad already.
       iterations: those of the loops around the operation, from 0, outermost first.
-      stack: names of the functions around it, innermost first.
+      stack: where it stands, innermost first.
     """
 
     operation: str = ""
-    file: str = ""
-    line: int = 0
+    place: Frame | None = None
     input: int | None = None
     iterations: tuple[int, ...] = ()
-    stack: tuple[str, ...] = ()
+    stack: tuple[Frame, ...] = ()
 
     def __str__(self) -> str:
         """`env.py:57: x / jnp.sqrt(v)`; empty if unknown."""
-        if not self.file:
+        if self.place is None:
             return ""
-        text = linecache.getline(self.file, self.line).strip()
-        return f"{Path(self.file).name}:{self.line}" + f": `{text}`" * bool(text)
+        text = linecache.getline(self.place.file, self.place.line).strip()
+        return str(self.place) + f": `{text}`" * bool(text)
+
+    def is_in(self, function: str) -> bool:
+        """Whether a function of this name is on the stack."""
+        return any(function in frame.function for frame in self.stack)
 
 
 def find(function: Callable[..., Any], args: Sequence[Any], output: int) -> Origin | None:
@@ -76,7 +74,9 @@ def is_finite(x: Any) -> bool:
     return not jnp.issubdtype(x.dtype, jnp.inexact) or bool(np.all(np.isfinite(x)))
 
 
-def _follow(program: Any, inputs: Sequence[Any], output: int, around: Any) -> Origin | None:
+def _follow(
+    program: Any, inputs: Sequence[Any], output: int, around: tuple[Frame, ...]
+) -> Origin | None:
     """Goes back from an output of `program`, whose caller has the stack `around`."""
     jaxpr = getattr(program, "jaxpr", program)
     values = dict(zip(jaxpr.constvars, getattr(program, "consts", ()), strict=True))
@@ -87,10 +87,10 @@ def _follow(program: Any, inputs: Sequence[Any], output: int, around: Any) -> Or
         return atom.val if hasattr(atom, "val") else values[atom]
 
     for eqn in _needed(jaxpr, output):
-        values |= zip(eqn.outvars, _evaluate(eqn, [look(x) for x in eqn.invars]), strict=True)
+        values |= zip(eqn.outvars, evaluate(eqn, [look(x) for x in eqn.invars]), strict=True)
         made_by |= {var: eqn for var in eqn.outvars}
 
-    atom, eqn = jaxpr.outvars[output], None
+    atom, eqn, stack = jaxpr.outvars[output], None, around
     if is_finite(jnp.asarray(look(atom))):
         return None
     indices = {var: i for i, var in enumerate(jaxpr.invars)}
@@ -98,14 +98,15 @@ def _follow(program: Any, inputs: Sequence[Any], output: int, around: Any) -> Or
         if not hasattr(atom, "val") and atom in indices:
             return Origin(input=indices[atom])
         if hasattr(atom, "val") or atom not in made_by:  # a constant, such as jnp.inf
-            return _origin(eqn, around) if eqn is not None else Origin()
+            return Origin() if eqn is None else _origin(eqn, stack)
         eqn = made_by[atom]
-        operands = [look(x) for x in eqn.invars]
-        found = _inside(eqn, operands, eqn.outvars.index(atom), around)
+        operands, index = [look(x) for x in eqn.invars], eqn.outvars.index(atom)
+        stack = (*jaxprs.frames(eqn, __file__), *around)
+        found = _inside(eqn, operands, index, stack)
         if found is None:
-            found = Origin(input=_cause(eqn, operands, eqn.outvars.index(atom)))
+            found = Origin(input=_cause(eqn, operands, index))
         if found.input is None:
-            return found if found.operation or found.file else _origin(eqn, around)
+            return found if found.operation else _origin(eqn, stack)
         atom = eqn.invars[found.input]
 
 
@@ -119,89 +120,58 @@ def _needed(jaxpr: Any, output: int) -> list[Any]:
     return found[::-1]
 
 
-def _inside(eqn: Any, operands: list[Any], output: int, around: Any) -> Origin | None:
+def _inside(eqn: Any, operands: list[Any], output: int, stack: tuple[Frame, ...]) -> Origin | None:
     """Follows a call, a branch or a loop; None for other operations."""
-    name, params = eqn.primitive.name, eqn.params
-    stack = (*_frames(eqn), *around)
-    if name == "cond":
-        branches = params["branches"]
+    if eqn.primitive.name == "cond":
+        branches = eqn.params["branches"]
         branch = branches[int(np.clip(operands[0], 0, len(branches) - 1))]
-        found = _follow(branch, operands[1:], output, stack)
-        return found and _with_input(found, 1)
-    if name == "scan":
-        return _scan(params, operands, output, stack)
-    if name == "while":
-        return _while(params, operands, output, stack)
-    if name in CALLS:
-        for x in params.values():
-            if len(getattr(getattr(x, "jaxpr", x), "invars", ())) == len(operands):
-                return _follow(x, operands, output, stack)
-    return None
+        return _shift(_follow(branch, operands[1:], output, stack), 1)
+    if eqn.primitive.name in ("scan", "while"):
+        return _loop(eqn, operands, output, stack)
+    inner = jaxprs.called(eqn, CALLS)
+    return None if inner is None else _follow(inner, operands, output, stack)
 
 
-def _scan(params: Any, operands: list[Any], output: int, stack: Any) -> Origin | None:
-    consts, carried = params["num_consts"], params["num_carry"]
-    body = _compiled(params["jaxpr"])
-    order = list(range(params["length"]))[:: -1 if params["reverse"] else 1]
-    carry, rounds, results = operands[consts : consts + carried], [], []
-    for i in order:
-        rows = [x[i] for x in operands[consts + carried :]]
-        rounds.append([*operands[:consts], *carry, *rows])
-        results.append(body(*rounds[-1]))
-        carry = results[-1][:carried]
-    if output >= carried:  # stacked: the first bad row
-        bad = (n for n, result in enumerate(results) if not is_finite(result[output]))
-        start = next(bad, None)
+def _loop(eqn: Any, operands: list[Any], output: int, stack: tuple[Frame, ...]) -> Origin | None:
+    """Does all rounds, and goes back through them from the last one or the first bad row."""
+    params, is_scan = eqn.params, eqn.primitive.name == "scan"
+    if is_scan:
+        body, consts, of_cond = params["jaxpr"], params["num_consts"], 0
+        carried = params["num_carry"]
+        order: Any = range(params["length"])[:: -1 if params["reverse"] else 1]
     else:
-        start = len(order) - 1
-    if start is None or not order:
-        return None
-    return _back(params["jaxpr"], rounds, order, start, output, (consts, carried), stack)
-
-
-def _while(params: Any, operands: list[Any], output: int, stack: Any) -> Origin | None:
-    of_cond, consts = params["cond_nconsts"], params["body_nconsts"]
-    goes_on = _compiled(params["cond_jaxpr"])
-    body = _compiled(params["body_jaxpr"])
-    carry, rounds = operands[of_cond + consts :], []
-    while goes_on(*operands[:of_cond], *carry)[0]:
-        rounds.append([*operands[of_cond : of_cond + consts], *carry])
-        carry = body(*rounds[-1])
-    if not rounds:
-        return Origin(input=of_cond + consts + output)
-    sizes = consts, len(carry)
-    last = len(rounds) - 1
-    found = _back(
-        params["body_jaxpr"], rounds, list(range(len(rounds))), last, output, sizes, stack
-    )
-    return found and _with_input(found, of_cond)
-
-
-def _back(
-    body: Any,
-    rounds: list[list[Any]],
-    order: list[int],
-    start: int,
-    output: int,
-    sizes: tuple[int, int],
-    stack: Any,
-) -> Origin | None:
-    """Goes back through the rounds of a loop, from round `start`."""
-    consts, carried = sizes
-    for n in range(start, -1, -1):
-        found = _follow(body, rounds[n], output, stack)
+        body, consts, of_cond = params["body_jaxpr"], params["body_nconsts"], params["cond_nconsts"]
+        carried, order = len(eqn.outvars), itertools.count()
+        goes_on = _compiled(params["cond_jaxpr"])
+    held, operands = operands[:of_cond], operands[of_cond:]
+    carry, rows = operands[consts : consts + carried], operands[consts + carried :]
+    do, rounds = _compiled(body), []
+    for i in order:
+        if not is_scan and not goes_on(*held, *carry)[0]:
+            break
+        rounds.append((i, [*operands[:consts], *carry, *(x[i] for x in rows)]))
+        results = do(*rounds[-1][1])
+        carry = results[:carried]
+        if output >= carried and not is_finite(results[output]):
+            break
+    found: Origin | None = Origin(input=consts + output)  # of no rounds
+    for i, inputs in reversed(rounds):
+        found = _follow(body, inputs, output, stack)
         if found is None:
             return None
         if found.input is None:
-            return replace(found, iterations=(order[n], *found.iterations))
+            return replace(found, iterations=(i, *found.iterations))
         if not consts <= found.input < consts + carried:
-            return found
+            break
         output = found.input - consts
-    return found
+    return _shift(found, of_cond)
 
 
-def _with_input(found: Origin, by: int) -> Origin:
-    return found if found.input is None else replace(found, input=found.input + by)
+def _shift(found: Origin | None, by: int) -> Origin | None:
+    """Counts `by` more inputs before the one that was bad."""
+    if found is None or found.input is None:
+        return found
+    return replace(found, input=found.input + by)
 
 
 def _cause(eqn: Any, operands: list[Any], output: int) -> int | None:
@@ -213,43 +183,20 @@ def _cause(eqn: Any, operands: list[Any], output: int) -> int | None:
             jnp.where(jnp.isfinite(x), x, jnp.full_like(x, 0.5)) if i in bad and i != kept else x
             for i, x in enumerate(operands)
         ]
-        return not is_finite(_evaluate(eqn, tried)[output])
+        return not is_finite(evaluate(eqn, tried)[output])
 
     if not bad or stays_bad(None):
         return None
     return next((i for i in bad if stays_bad(i)), bad[0])
 
 
-# ---- JAX's internals ----------------------------------------------------------------------------
-
-
-def _evaluate(eqn: Any, operands: Sequence[Any]) -> list[Any]:
-    bound = eqn.primitive.get_bind_params(eqn.params)  # JAX 0.9 gives a pair
-    functions, params = bound if isinstance(bound, tuple) else ((), bound)
-    results = eqn.primitive.bind(*functions, *operands, **params)
-    return list(results) if eqn.primitive.multiple_results else [results]
-
-
 def _compiled(closed: Any) -> Callable[..., list[Any]]:
     return jax.jit(lambda *args: jax.core.eval_jaxpr(closed.jaxpr, closed.consts, *args))
 
 
-def _frames(eqn: Any) -> list[tuple[str, int, str]]:
-    """File, line and function, innermost first, as far out as `find` in this file."""
-    frames = []
-    for frame in source_info_util.user_frames(eqn.source_info.traceback):
-        if frame.file_name == __file__:
-            break
-        frames.append((frame.file_name, frame.start_line, frame.function_name))
-    return frames
-
-
-def _origin(eqn: Any, around: Any) -> Origin:
-    frames = [*_frames(eqn), *around]
-    own = [f for f in frames if not f[0].startswith((*LIBRARIES, KIT))]
-    file, line, _ = next(iter(own or frames), ("", 0, ""))
-    stack = tuple(frame[2] for frame in frames)
+def _origin(eqn: Any, stack: tuple[Frame, ...]) -> Origin:
+    place = jaxprs.users_first(stack)
     name = str(eqn.params.get("name") or eqn.primitive.name).lstrip("_")  # `where` of `jit`
-    if own and own[0] is not frames[0]:
-        name += f" in {Path(frames[0][0]).name}:{frames[0][1]}"
-    return Origin(name, file, line, stack=stack)
+    if place is not None and place is not stack[0]:
+        name += f" in {stack[0]}"
+    return Origin(name, place, stack=stack)

@@ -7,6 +7,7 @@ the updates are done again up to the first bad one, which is then taken apart st
 """
 
 import io
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,14 +16,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from brax.envs.base import Env, State, Wrapper
-from brax.envs.wrappers.training import DomainRandomizationVmapWrapper
+from brax.envs.base import State, Wrapper
 from brax.training.agents.ppo.networks import make_inference_fn
 
 from . import files, rollout, runs
 from .errors import UsageError
 from .origin import Origin, find, is_finite
-from .ppo import PPO, PPOConfig, TrainingState, policy_params
+from .ppo import PPOConfig, Totals, TrainingState, policy_params
 from .programs import Programs
 from .pytrees import raw
 from .task import Task, choose
@@ -64,16 +64,16 @@ def replay(
     tasks: Task | Mapping[str, Task],
     *,
     max_frames: int = 100,
-    num_devices: int | None = None,
     say: Callable[[str], None] = print,
 ) -> Finding | None:
     """Finds the origin, tells it and writes the states around it to `RUN/replay/`.
+
+    As many devices are used as in the training, or as there are, because rounding depends on it.
 
     Args:
       run: the folder that `train` left; nothing else in it changes.
       tasks: what was trained, or the tasks of `config.py`, of which the run names one.
       max_frames: how many of the last states to draw, if the environment has a `render`.
-      num_devices: as in the training; rounding depends on it.
       say: called with each sentence.
 
     Returns:
@@ -87,10 +87,12 @@ def replay(
     task = replace(task, settings=PPOConfig(**saved["settings"]))
     runs.refuse_other_sizes(run, task.environment())
     files.refuse_link(run / "replay")
-    changes = runs.changes_since(run, task.environment(), task.make_ppo(), saved["num_devices"])
+    counts = range(1, jax.device_count() + 1)
+    programs = Programs(task, max(n for n in counts if saved["num_devices"] % n == 0))
+    changes = runs.changes_since(run, programs.environment, programs.ppo, programs.num_devices)
     for change in changes:
-        say(change)
-    search = _Search(run, task, num_devices, say)
+        say(files.printable(change))
+    search = _Search(run, task.settings, programs)
     bad = search.first_bad()
     if bad is None:
         why = (
@@ -98,9 +100,10 @@ def replay(
             if changes
             else "so it was stopped by something else, or on another device"
         )
-        say(f"Everything stays finite up to step {search.steps:,}, {why}.")
+        steps = search.done * task.settings.steps_per_update
+        say(f"Everything stays finite up to step {steps:,}, {why}.")
         return None
-    finding = _Look(search, bad, max_frames).find()
+    finding = _Look(run, task, search, bad, max_frames).find()
     say(finding.text)
     return finding
 
@@ -118,67 +121,51 @@ class _Bad:
 
 
 class _Search:
-    """Does the updates of a run again, exactly."""
+    """Does the updates of a run again, exactly.
 
-    def __init__(
-        self, run: Path, task: Task, num_devices: int | None, say: Callable[[str], None]
-    ) -> None:
-        self.run, self.task, self.config, self._say = run, task, task.settings, say
-        self.programs = Programs(task, num_devices)
-        saved = runs.load_resume(run, self.programs.shapes)
-        self.programs.compile()
-        self._bad_members = jax.jit(self._look_at_members)
-        self._marks = evaluations(self.config)
-        self._evaluated = {row["steps"] for row in runs.read_metrics(run)}
-        at = 0 if saved is None else int(np.max(saved.updates))
+    Attributes:
+      started: how many updates were done when the run was saved.
+      done: how many are done now.
+    """
+
+    def __init__(self, run: Path, config: PPOConfig, programs: Programs) -> None:
+        self.config, self.programs = config, programs
+        saved = runs.load_resume(run, programs.shapes)
+        programs.compile()
+        self._start = programs.init() if saved is None else programs.to_devices(saved)
+        self.started = self.done = int(np.max(self._start.updates))
+        evaluated = {row["steps"] for row in runs.read_metrics(run)}
+        marks = evaluations(config)
+        self._to_evaluate = {n for n in marks if n * config.steps_per_update not in evaluated}
         # A run that goes on longer has been evaluated, and what came from it saved.
-        self._last = min((mark for mark in self._marks if mark > at), default=at)
-        self._is_from_seed = saved is None
-        self._start = self.programs.init() if saved is None else self.programs.place(saved)
-        if saved is not None and self._bad_members(self._start).any():
-            self._start_over()
-        self._done = int(np.max(self._start.updates))
-
-    def _start_over(self) -> None:
-        self._say("What was saved is bad already, so the run is done again from its seed.")
-        self._is_from_seed, self._start = True, self.programs.init()
-
-    @property
-    def steps(self) -> int:
-        return self._done * self.config.steps_per_update
+        self._last = min((mark for mark in marks if mark > self.started), default=self.started)
+        self._is_bad = jax.jit(self._look)
 
     def first_bad(self) -> _Bad | None:
         state = self._copy(self._start)
-        if (bad := self._bad_members(state)).any():
+        if (bad := self._is_bad(state)).any():
             return self._bad(state, bad)
         while True:
-            if self._done in self._marks and self.steps not in self._evaluated:
-                returns = np.atleast_1d(self.programs.evaluate(state)[RETURN])
-                if not np.isfinite(returns).all():
-                    return self._bad(state, ~np.isfinite(returns), in_evaluation=True)
-            if self._done >= self._last:
+            if self.done in self._to_evaluate:
+                bad = ~np.isfinite(np.atleast_1d(self.programs.evaluate(state)[RETURN]))
+                if bad.any():
+                    return self._bad(state, bad, in_evaluation=True)
+            if self.done >= self._last:
                 return None
             before = self._copy(state)
             state, totals = self.programs.epoch(state, 1)
-            broken = np.atleast_1d(totals.not_finite > 0) | self._bad_members(state)
-            for x in totals.metrics.values():
-                broken |= ~np.isfinite(np.atleast_1d(x))
-            if broken.any():
-                return self._bad(before, broken)
-            self._done += 1
+            if (bad := self._is_bad(state, totals)).any():
+                return self._bad(before, bad)
+            self.done += 1
 
-    def last_good(self, path: str, member: int, row: int, updates: int) -> TrainingState | None:
-        """The last state before so many updates in which a leaf of an environment was finite."""
-        found = None
-        state = self._copy(self._start)
-        while int(np.max(state.updates)) < updates:
+    def last_finite(self, path: str, member: int, row: int, end: int) -> TrainingState | None:
+        """The last state before update `end` in which a leaf of an environment was finite."""
+        found, state = None, self._copy(self._start)
+        for _ in range(self.started, end):
             one = self._member(state, member)
             if is_finite(_row(_leaves(one.env_state)[path], row, self.config.num_envs)):
                 found = one
             state, _ = self.programs.epoch(state, 1)
-        if found is None and not self._is_from_seed:
-            self._start_over()
-            return self.last_good(path, member, row, updates)
         return found
 
     def _bad(self, state: TrainingState, members: Any, in_evaluation: bool = False) -> _Bad:
@@ -191,17 +178,19 @@ class _Search:
             state = jax.tree.map(lambda x: x[member], state)
         return jax.device_put(state, jax.devices()[0])
 
-    def _look_at_members(self, state: TrainingState) -> jax.Array:
-        """Whether a number is not finite that training goes on from, (num_seeds,) bool."""
+    def _look(self, state: TrainingState, totals: Totals | None = None) -> jax.Array:
+        """Whether a number is not finite that training uses or reports, (num_seeds,) bool."""
         env = state.env_state
-        tree = (state.params, state.normalizer_params, env.obs, env.reward, env.done)
+        tree: Any = [state.params, state.normalizer_params, env.obs, env.reward, env.done]
+        if totals is not None:
+            tree += [totals.metrics, jnp.where(totals.not_finite > 0, jnp.nan, 0.0)]
         if self.config.num_seeds == 1:
             tree = jax.tree.map(lambda x: x[None], tree)
         return has_not_finite(tree)
 
     def _copy(self, state: TrainingState) -> TrainingState:
         """`epoch` consumes its state."""
-        return self.programs.place(jax.tree.map(jnp.copy, state))
+        return self.programs.to_devices(jax.tree.map(jnp.copy, state))
 
 
 # ---- step by step -------------------------------------------------------------------------------
@@ -215,15 +204,13 @@ class _Hit:
       number: that of the action, from 0; -1 if the first state is bad already.
       rows: which environments, (batch,) bool.
       before: the batch that the policy acted for.
-      key: what the policy acted with.
-      is_action: the policy gave an action that is bad, for an observation that is not.
+      key: what it acted with, if its action is bad for an observation that is not; else None.
     """
 
     number: int
     rows: np.ndarray
     before: State
     key: Any = None
-    is_action: bool = False
 
     @property
     def row(self) -> int:
@@ -236,12 +223,14 @@ class _Steps:
     Keys are split as `PPO.update` (with Brax's `generate_unroll`) and `run_episodes` do it.
     """
 
-    def __init__(self, ppo: PPO, config: PPOConfig, state: TrainingState, evaluation: bool) -> None:
-        self.config, self.state, self.evaluation = config, state, evaluation
+    def __init__(self, task: Task, state: TrainingState, evaluation: bool) -> None:
+        self.task, self.state, self.evaluation = task, state, evaluation
+        self.config = config = task.settings
+        self.ppo = ppo = task.make_ppo()
         self._make_env = ppo.evaluation_env if evaluation else ppo.training_env
-        self.batch = config.num_eval_envs if evaluation else config.num_envs
+        self._batch = config.num_eval_envs if evaluation else config.num_envs
         key_reset, key_steps = jax.random.split(jax.random.fold_in(state.eval_key, state.updates))
-        self.reset_keys = jax.random.split(key_reset, self.batch)
+        self._reset_keys = jax.random.split(key_reset, self._batch)
         self._key = key_steps if evaluation else jax.random.split(state.key, 3)[1]
         make_policy = make_inference_fn(ppo.networks)
 
@@ -257,23 +246,27 @@ class _Steps:
             bad = has_not_finite((after.obs, after.reward, after.done))
             if "not_finite" in after.info:  # looked at before the auto-reset
                 bad |= after.info["not_finite"] & ~before.info["not_finite"]
-            bad_action = has_not_finite((action, before.reward))
+            bad_action = has_not_finite((action, before.reward))  # an action may be an integer
             if evaluation:
                 bad, bad_action = (x & (before.done == 0) for x in (bad, bad_action))
             return action, after, bad, bad_action
 
         self.act, self._step = act, jax.jit(step)
 
-    def first(self) -> State:
+    def reset(self, seed: Any) -> State:
+        """The first states of the evaluation, or of the whole training."""
         if self.evaluation:
-            return jax.jit(self._make_env(self.state.seed).reset)(self.reset_keys)
-        return self.state.env_state
+            return self._make_env(seed).reset(self._reset_keys)
+        return self.ppo.init(seed).env_state
 
-    def keys(self) -> Iterator[jax.Array]:
+    def first(self) -> State:
+        return jax.jit(self.reset)(self.state.seed) if self.evaluation else self.state.env_state
+
+    def _keys(self) -> Iterator[jax.Array]:
         config, key = self.config, self._key
         if self.evaluation:
             for count in range(config.episode_length // config.action_repeat):
-                yield jax.random.split(jax.random.fold_in(key, count), self.batch)
+                yield jax.random.split(jax.random.fold_in(key, count), self._batch)
             return
         for _ in range(config.batch_size * config.num_minibatches // config.num_envs):
             now, key = jax.random.split(key)
@@ -287,12 +280,12 @@ class _Steps:
         bad = np.asarray(has_not_finite((before.obs, before.reward, before.done)))
         if bad.any():
             return _Hit(-1, bad, before)
-        for number, key in enumerate(self.keys()):
+        for number, key in enumerate(self._keys()):
             _, after, bad, bad_action = self._step(self.state, before, key)
             if bad_action.any():
-                return _Hit(number, np.asarray(bad_action), before, key, is_action=True)
+                return _Hit(number, np.asarray(bad_action), before, key)
             if bad.any():
-                return _Hit(number, np.asarray(bad), before, key)
+                return _Hit(number, np.asarray(bad), before)
             before = after
         return None
 
@@ -300,103 +293,96 @@ class _Steps:
         """What one environment goes through in `count` actions, or in all of them."""
         states, actions = [], []
         state = self.first()
-        for number, key in enumerate(self.keys()):
-            if number == count:
-                break
+        for key in itertools.islice(self._keys(), count):
             action, after, _, _ = self._step(self.state, state, key)
             states.append(self.take(state, row))
             actions.append(self.take(action, row))
             state = after
-        return _Track(self, row, [*states, self.take(state, row)], actions)
+        return _Track([*states, self.take(state, row)], actions, self._alone(row))
 
     def take(self, tree: Any, row: int) -> Any:
         """One environment of a batch, with a leading axis of 1."""
-        return jax.tree.map(lambda x: _row(x, row, self.batch), tree)
+        return jax.tree.map(lambda x: _row(x, row, self._batch), tree)
 
-    def alone(self, row: int, one_at_a_time: bool) -> Env:
-        """A batch of this environment alone; without auto-reset and repetition, or with both."""
-        made = env = self._make_env(self.state.seed)
+    def _alone(self, row: int) -> list[Callable[..., State]]:
+        """`step` of a batch of this environment alone: without auto-reset, and with it."""
+        task = self.task
+        randomize = task.randomization_fn
+        if randomize is not None:
+
+            def randomize_one(system: Any, rng: jax.Array) -> Any:
+                systems, axes = randomize(system, rng=rng)
+
+                def take(axis: int | None, part: Any) -> Any:
+                    one = np.array([row])
+                    return part if axis is None else jax.tree.map(lambda x: x.take(one, axis), part)
+
+                return jax.tree.map(take, axes, systems, is_leaf=lambda x: x is None), axes
+
+            task = replace(task, randomization_fn=randomize_one)
+        ppo = task.make_ppo()
+        made = [
+            (ppo.evaluation_env if self.evaluation else ppo.training_env)(self.state.seed)
+            for _ in range(2)
+        ]
+        env = made[0]
         while isinstance(env, Wrapper):
-            if isinstance(env, DomainRandomizationVmapWrapper):
-                env._sys_v = jax.tree.map(
-                    lambda axis, part: jax.tree.map(
-                        lambda x: x if axis is None else jnp.take(x, jnp.array([row]), axis), part
-                    ),
-                    env._in_axes,
-                    env._sys_v,
-                    is_leaf=lambda x: x is None,
-                )
-            if one_at_a_time and isinstance(env, AutoResetWrapper):
+            if isinstance(env, AutoResetWrapper):
                 env._restart = lambda state: state  # type: ignore[method-assign]
-            if one_at_a_time and "action_repeat" in vars(env):
-                env.action_repeat = 1
             env = env.env
-        return made
+        return [env.step for env in made]
 
 
 @dataclass(frozen=True)
 class _Moment:
-    """When a leaf became bad: `function(before, action)` is `after`, which has it.
+    """When the leaf `path` became bad: `function(before, action)` is `after`, which has it.
 
     Attributes:
       number: that of the action, from 0.
       in_reset: the auto-reset after the step gave it.
     """
 
+    path: str
     number: int
     function: Callable[..., State]
     before: State
     action: Any
     after: State
-    in_reset: bool = False
-
-    @property
-    def step(self) -> int | None:
-        """Of the episode, from 1; 0 for a reset."""
-        steps = self.after.info.get("steps")
-        return 0 if self.in_reset else None if steps is None else int(steps[0])
+    in_reset: bool
 
 
+@dataclass(frozen=True)
 class _Track:
-    """What one environment goes through: states, each with a leading axis of 1, and actions."""
+    """What one environment goes through.
 
-    def __init__(self, steps: _Steps, row: int, states: list[State], actions: list[Any]) -> None:
-        self.states, self.actions = states, actions
-        self._repeat = steps.config.action_repeat
-        self._functions = [steps.alone(row, one_at_a_time=x).step for x in (True, False)]
-        self._jitted = [jax.jit(function) for function in self._functions]
+    Attributes:
+      states: one more than actions, each with a leading axis of 1.
+      actions: (1, ...) each.
+      functions: what an action does, without the auto-reset and with it.
+    """
 
-    def end(self) -> tuple[_Moment, str] | None:
-        """The moment of the last action at which the run had to stop, and the bad leaf."""
-        for moment in self._moments(len(self.actions) - 1):
-            if path := _first_bad(moment.after, SURFACES):
-                return moment, path
+    states: list[State]
+    actions: list[Any]
+    functions: list[Callable[..., State]]
+
+    def last_finite(self, path: str, number: int) -> int:
+        """The last action, from `number` back, before which a leaf was finite; -1 if none."""
+        finite = (is_finite(_leaves(state)[path]) for state in self.states[number::-1])
+        return number - next((n for n, x in enumerate(finite) if x), number + 1)
+
+    def moment(self, number: int, path: str = "") -> _Moment | None:
+        """How an action makes a leaf bad, if none is named the first one that ends a run.
+
+        Returns:
+          None if it stays finite where the environment is alone.
+        """
+        before, action = self.states[number], self.actions[number]
+        for function, in_reset in zip(self.functions, (False, True), strict=True):
+            after = jax.jit(function)(before, action)
+            bad = path or _first_bad(after, SURFACES)
+            if bad and not is_finite(_leaves(after)[bad]):
+                return _Moment(bad, number, function, before, action, after, in_reset)
         return None
-
-    def turn(self, path: str, number: int) -> _Moment | None:
-        """When a leaf became bad, at action `number` or before; None if it was from the start."""
-        for n in range(number, -1, -1):
-            if not is_finite(_leaves(self.states[n])[path]):
-                continue
-            for moment in self._moments(n):
-                before, after = _leaves(moment.before)[path], _leaves(moment.after)[path]
-                if is_finite(before) and not is_finite(after):
-                    return moment
-        return None
-
-    def _moments(self, number: int) -> Iterator[_Moment]:
-        """The steps that an action was applied for, and then the auto-reset after them."""
-        start, action = self.states[number], self.actions[number]
-        single, whole = self._functions
-        state = start
-        for _ in range(self._repeat):
-            after = self._jitted[0](state, action)
-            yield _Moment(number, single, state, action, after)
-            if after.done[0] > 0:
-                break
-            state = after
-        after = self._jitted[1](start, action)
-        yield _Moment(number, whole, start, action, after, in_reset=True)
 
 
 # ---- the origin ---------------------------------------------------------------------------------
@@ -405,182 +391,195 @@ class _Track:
 class _Look:
     """Takes a bad update or evaluation apart."""
 
-    def __init__(self, search: _Search, bad: _Bad, max_frames: int) -> None:
+    def __init__(self, run: Path, task: Task, search: _Search, bad: _Bad, max_frames: int) -> None:
+        self.run, self.task, self.config = run, task, task.settings
         self.search, self.bad, self.max_frames = search, bad, max_frames
-        self.config, self.run = search.config, search.run
-        self.ppo = search.task.make_ppo()
-        self.state = bad.state
-        self.seed = self.config.seed + bad.member
+        self.seed = int(bad.state.seed)
+        self.row = 0  # of the environment
+        self.steps = _Steps(task, bad.state, bad.in_evaluation)
 
     def find(self) -> Finding:
-        steps = _Steps(self.ppo, self.config, self.state, self.bad.in_evaluation)
-        hit = steps.first_bad()
+        hit = self.steps.first_bad()
         if hit is None:
-            return self._in_learning()
+            return self._in_learning(", while the environments stayed finite")
+        self.row = hit.row
         if hit.number < 0:
-            path = _first_bad(steps.take(hit.before, hit.row), SURFACES)
-            return self._in_first_reset(steps, path, hit.row)
-        track = steps.track(hit.row, hit.number + 1)
-        if hit.is_action:
-            return self._in_policy(steps, hit, track)
-        return self._in_environment(steps, hit, track)
+            first = self.steps.take(hit.before, hit.row)
+            return self._in_first_state(_first_bad(first, SURFACES))
+        track = self.steps.track(hit.row, hit.number + 1)
+        if hit.key is not None:
+            return self._in_policy(hit, track)
+        return self._in_environment(track, int(hit.rows.sum()) - 1)
 
-    def _in_environment(self, steps: _Steps, hit: _Hit, track: _Track) -> Finding:
+    def _in_environment(self, track: _Track, others: int) -> Finding:
         """Goes back from what ended the run to what made it bad, which may be long before."""
-        end = track.end()
-        if end is None:
-            return self._in_learning("")
-        moment, path = end
-        frames = [*track.states[:-1], moment.after]
-        leaf = _first_bad(moment.after, ORDER, moment.before) or path
-        surfaced = self._tell(moment, path, hit.row)
-        others = int(hit.rows.sum()) - 1
-        for _ in range(100):
+        end = moment = track.moment(len(track.actions) - 1)
+        frames, surfaced = track.states[:-1], ""
+        while moment is not None:
             args = (moment.before, moment.action)
-            origin = find(moment.function, args, list(_leaves(moment.after)).index(path))
+            origin = find(moment.function, args, list(_leaves(moment.after)).index(moment.path))
             inputs = list(_leaves(moment.before))
             if origin is None or origin.input is None or origin.input >= len(inputs):
                 break
-            leaf = path = inputs[origin.input]
-            earlier = track.turn(path, moment.number)
-            if earlier is None and not self.bad.in_evaluation:
-                updates = int(self.state.updates)
-                good = self.search.last_good(path, self.bad.member, hit.row, updates)
+            surfaced = surfaced or self._became(moment, moment.path, None)[1]
+            path = inputs[origin.input]
+            number = track.last_finite(path, moment.number)
+            if number < 0 and not self.bad.in_evaluation:
+                updates = int(self.steps.state.updates)
+                good = self.search.last_finite(path, self.bad.member, self.row, updates)
                 if good is not None:
-                    self.state = good
-                    steps = _Steps(self.ppo, self.config, good, evaluation=False)
-                    track = steps.track(hit.row)
-                    earlier = track.turn(path, len(track.actions) - 1)
-            if earlier is None:
-                return self._in_first_reset(steps, path, hit.row, surfaced)
-            moment = earlier
-        text = self._tell(moment, leaf, hit.row)
-        if moment is not end[0]:
+                    self.steps = _Steps(self.task, good, evaluation=False)
+                    track = self.steps.track(self.row)
+                    number = track.last_finite(path, len(track.actions) - 1)
+            if number < 0:
+                return self._in_first_state(path, surfaced)
+            moment = track.moment(number, path)
+        if end is None or moment is None:
+            return self._in_learning()
+        leaf = moment.path
+        if moment is end:
+            leaf = _first_bad(end.after, ORDER, end.before) or leaf
+        entry, text, step = self._became(moment, leaf, origin)
+        if surfaced:
             text = f"{surfaced} That came from what happened before: {text}"
         else:
-            if leaf != path:
-                text += f" So did {path.removeprefix('.')}."
+            if leaf != moment.path:
+                text += f" So did {moment.path.removeprefix('.')}."
             if others:
                 text += f" It happened in {others} more of the environments at the same time."
-        name, value = _entry(_leaves(moment.after)[leaf], leaf)
         before = {**_named(moment.before), "action": moment.action[0]}
-        written = self._write({"before": before, "after": _named(moment.after)}, frames)
-        text += _sentence(origin) + written
-        at = self._steps_at(moment.number)
-        return Finding(text, name, value, at, self.seed, hit.row, moment.step, origin)
+        text += _sentence(origin)
+        text += self._write({"before": before, "after": _named(moment.after)}, [*frames, end.after])
+        return self._finding(text, entry, self._steps_at(moment.number), step, origin)
 
-    def _in_policy(self, steps: _Steps, hit: _Hit, track: _Track) -> Finding:
-        args = (self.state, hit.before.obs, hit.key)
-        origin = find(steps.act, args, 0)
+    def _in_policy(self, hit: _Hit, track: _Track) -> Finding:
+        origin = find(self.steps.act, (self.steps.state, hit.before.obs, hit.key), 0)
         before, action = track.states[-2], track.actions[-1]
-        name, value = _entry(action, "action")
-        step = None
-        if "steps" in before.info:
-            step = int(before.info["steps"][0] * (before.done[0] == 0)) + 1
-        text = (
-            f"The policy gave {name} = {value} for a finite observation "
-            f"{self._when(step, hit.row, hit.number)}."
-        )
-        if origin is not None and origin.input is not None:
-            path = list(_leaves(args))[origin.input].removeprefix("[0].")
-            text += f" {path} is not finite."
+        name, value = entry = _entry(action, "action")
+        step = self._step(before)
+        when = self._when(step, hit.number)
+        text = f"The policy gave {name} = {value} for a finite observation {when}."
         arrays = {"before": {**_named(before), "action": action[0]}}
         text += _sentence(origin) + self._write(arrays, track.states[:-1])
-        at = self._steps_at(hit.number)
-        return Finding(text, name, value, at, self.seed, hit.row, step, origin)
+        return self._finding(text, entry, self._steps_at(hit.number), step, origin)
 
-    def _in_learning(self, but: str = ", while the environments stayed finite") -> Finding:
-        update = int(self.state.updates) + (not self.bad.in_evaluation)
-        steps = update * self.config.steps_per_update
-        what = "the evaluation after" if self.bad.in_evaluation else "update"
-        when = f"in {what} {update} (seed {self.seed}), {steps:,} environment steps into the run"
-        leaves: dict[str, Any] = {}
-        if not self.bad.in_evaluation:
-            leaves = _leaves(jax.jit(self.ppo.update)(self.state))
+    def _in_first_state(self, path: str, surfaced: str = "") -> Finding:
+        """A number that is bad already where an evaluation or what was saved starts."""
+        if self.search.started and not self.bad.in_evaluation:
+            first = self.steps.take(self.steps.first(), self.row)
+            steps = self.search.started * self.config.steps_per_update
+            name, value = entry = _entry(_leaves(first)[path], path)
+            text = (
+                f"{surfaced} {name} of environment {self.row} (seed {self.seed}) was {value} "
+                f"already when the run was saved last, at step {steps:,}, and what was before that "
+                "is not known. Train again with --num-evals 2 and a large --checkpoint-every, "
+                "which save less often, and replay that run."
+            )
+            text = text.strip() + self._write({"after": _named(first)}, [first])
+            return self._finding(text, entry, steps, None, None)
+
+        def reset(seed: Any) -> State:
+            return self.steps.take(self.steps.reset(seed), self.row)
+
+        args = (self.bad.state.seed,)
+        first = jax.jit(reset)(*args)
+        leaf = path if surfaced else _first_bad(first, ORDER)
+        origin = find(reset, args, list(_leaves(first)).index(path))
+        name, value = entry = _entry(_leaves(first)[leaf], leaf)
+        text = (
+            f"{surfaced} reset gave {name} = {value} in the first state of environment {self.row} "
+            f"(seed {self.seed}), before any step."
+        )
+        text = text.strip() + _sentence(origin) + self._write({"after": _named(first)}, [first])
+        return self._finding(text, entry, self._steps_at(-1), 0, origin)
+
+    def _in_learning(self, but: str = "") -> Finding:
+        state, update = self.bad.state, self.steps.ppo.update
+        number = int(state.updates) + (not self.bad.in_evaluation)
+        steps = number * self.config.steps_per_update
+        what = "the evaluation after update" if self.bad.in_evaluation else "update"
+        when = f"in {what} {number} (seed {self.seed}), {steps:,} environment steps into the run"
+        leaves = {} if self.bad.in_evaluation else _leaves(jax.jit(update)(state))
         starts = ("[1].metrics['total_loss']", "[1].metrics", "[0].params", "[0].normalizer")
-        bad = [p for start in starts for p in leaves if p.startswith(start)]
-        bad = [path for path in bad if not is_finite(leaves[path])]
-        if not bad:
+        in_order = (p for start in starts for p in leaves if p.startswith(start))
+        path = next((path for path in in_order if not is_finite(leaves[path])), None)
+        if path is None:
             text = (
                 f"Something was not finite {when}, but all is finite where that is done one step "
                 "at a time, because a compiled program rounds in another order."
             )
             return Finding(text, "", "nan", steps, self.seed, None, None, None)
-        path = bad[0]
         name, value = _entry(leaves[path][None], path.removeprefix("[0]."))
         if path.startswith("[1]"):
             name = "training/" + path.split("'")[1]
-        origin = find(self.ppo.update, (self.state,), list(leaves).index(path))
+        origin = find(update, (state,), list(leaves).index(path))
         text = f"{name} became {value} {when}{but}."
-        if origin is not None and any("minibatch_step" in name for name in origin.stack):
+        if origin is not None and origin.is_in("minibatch_step"):
             number, minibatch = (i + 1 for i in origin.iterations[:2])
             text += f" It began in minibatch {minibatch} of pass {number}."
         if origin is not None and origin.input is not None:
-            text += f" {list(_leaves((self.state,)))[origin.input][4:]} was not finite before."
-        policy = (self.state.params, self.state.normalizer_params)
-        text += _sentence(origin) + self._write({"before": _named(policy)}, [])
+            text += f" {list(_leaves((state,)))[origin.input][4:]} was not finite before."
+        policy = _named((state.params, state.normalizer_params))
+        text += _sentence(origin) + self._write({"before": policy}, [])
         return Finding(text, name, value, steps, self.seed, None, None, origin)
 
-    def _in_first_reset(self, steps: _Steps, path: str, row: int, surfaced: str = "") -> Finding:
-        """A number that the first state of a batch has already."""
-        function: Callable[..., State]
-        if steps.evaluation:
-            function = steps.alone(row, one_at_a_time=False).reset
-            args: tuple[Any, ...] = (steps.reset_keys[row : row + 1],)
-            first = jax.jit(function)(*args)
-        else:
-            function, args = lambda seed: self.ppo.init(seed).env_state, (self.state.seed,)
-            first = jax.jit(function)(*args)
-            first = steps.take(first, row)
-        leaf = _first_bad(first, ORDER) if not surfaced else path
-        origin = find(function, args, list(_leaves(first)).index(path))
-        name, value = _entry(_leaves(first)[leaf], leaf)
-        text = f"{surfaced} reset gave {name} = {value} in the first state of environment {row} "
-        text += f"(seed {self.seed}), before any step."
-        text = text.strip() + _sentence(origin) + self._write({"after": _named(first)}, [first])
-        return Finding(text, name, value, 0, self.seed, row, 0, origin)
+    def _finding(
+        self, text: str, entry: tuple[str, str], steps: int, step: int | None, origin: Origin | None
+    ) -> Finding:
+        return Finding(text, *entry, steps, self.seed, self.row, step, origin)
+
+    def _became(
+        self, moment: _Moment, leaf: str, origin: Origin | None
+    ) -> tuple[tuple[str, str], str, int | None]:
+        """Name and value of what became bad, a sentence about it, and the step."""
+        step = 0 if moment.in_reset else self._step(moment.before, origin)
+        name, value = entry = _entry(_leaves(moment.after)[leaf], leaf)
+        return entry, f"{name} became {value} {self._when(step, moment.number)}.", step
+
+    def _step(self, before: State, origin: Origin | None = None) -> int | None:
+        """The step of the episode after `before`; of a repeated action the one of `origin`."""
+        if "steps" not in before.info:
+            return None
+        step = int(before.info["steps"][0] * (before.done[0] == 0)) + 1
+        if origin is not None and self.config.action_repeat > 1 and origin.is_in("_repeat"):
+            step += origin.iterations[0]
+        return step
 
     def _steps_at(self, number: int) -> int:
-        before = int(self.state.updates) * self.config.steps_per_update
+        before = int(self.steps.state.updates) * self.config.steps_per_update
         if self.bad.in_evaluation:
             return before
         return before + (number + 1) * self.config.num_envs * self.config.action_repeat
 
-    def _tell(self, moment: _Moment, path: str, row: int) -> str:
-        name, value = _entry(_leaves(moment.after)[path], path)
-        return f"{name} became {value} {self._when(moment.step, row, moment.number)}."
-
-    def _when(self, step: int | None, row: int, number: int) -> str:
+    def _when(self, step: int | None, number: int) -> str:
         when = {None: "in", 0: "in the first state of an episode of"}
         run = f"{self._steps_at(number):,} environment steps into the run"
         if self.bad.in_evaluation:
             run = f"in the evaluation {run}"
         at = when.get(step, f"at step {step} of an episode of")
-        return f"{at} environment {row} (seed {self.seed}), {run}"
+        return f"{at} environment {self.row} (seed {self.seed}), {run}"
 
     def _write(self, states: Mapping[str, Mapping[str, Any]], frames: list[State]) -> str:
         """Writes states as .npz and draws `frames`; says where, as the end of a text."""
         folder = self.run / "replay"
-        folder.mkdir(exist_ok=True)
-        for name, arrays in states.items():
-            buffer = io.BytesIO()
-            named: dict[str, Any] = {k: np.asarray(raw(x)) for k, x in arrays.items()}
-            np.savez(buffer, **named)
-            files.write(folder / f"{name}.npz", buffer.getvalue())
-        names = " and ".join(f"{name}.npz" for name in states)
-        text = f"\n{files.printable(folder)} holds {names}"
-        environment = self.search.task.environment()
-        if frames and hasattr(environment, "render"):
-            try:
+        text = f"\n{files.printable(folder)}"
+        try:
+            folder.mkdir(exist_ok=True)
+            for name, arrays in states.items():
+                buffer = io.BytesIO()
+                named: dict[str, Any] = {k: np.asarray(raw(x)) for k, x in arrays.items()}
+                np.savez(buffer, **named)
+                files.write(folder / f"{name}.npz", buffer.getvalue())
+            text += f" holds {' and '.join(f'{name}.npz' for name in states)}"
+            if frames:
+                environment = self.search.programs.environment
                 images = [rollout.draw(environment, x) for x in frames[-self.max_frames :]]
-            except UsageError as error:
-                return f"{text}; no GIF: {error}."
-            buffer = io.BytesIO()
-            images[0].save(
-                buffer, "GIF", save_all=True, append_images=images[1:], duration=50, loop=0
-            )
-            files.write(folder / "replay.gif", buffer.getvalue())
-            text += ", and replay.gif with the states up to it"
+                rollout.save_gif(folder / "replay.gif", images)
+                text += ", and replay.gif with the states up to it"
+        except OSError as error:
+            text += f" can't be written to ({files.reason(error)})"
+        except UsageError as error:
+            text += f"; no GIF: {error}"
         return f"{text}."
 
 

@@ -172,9 +172,7 @@ def write_gif(
         else:
             cut += 1
         frames += [frames[-1]] * 10  # half a second at the end of an episode
-    gif = io.BytesIO()
-    frames[0].save(gif, "GIF", save_all=True, append_images=frames[1:], duration=50, loop=0)
-    files.write(path, gif.getvalue())
+    save_gif(path, frames)
     return cut
 
 
@@ -191,6 +189,13 @@ def _wrap(
         action_repeat=action_repeat,
         randomization_fn=None,
     )
+
+
+def save_gif(path: Path, frames: list[Image.Image]) -> None:
+    """Writes a GIF with 20 frames per second; raises OSError."""
+    gif = io.BytesIO()
+    frames[0].save(gif, "GIF", save_all=True, append_images=frames[1:], duration=50, loop=0)
+    files.write(path, gif.getvalue())
 
 
 def draw(environment: Env, batch: State) -> Image.Image:
