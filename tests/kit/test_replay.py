@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from kit.errors import TrainingDivergedError, UsageError
 from kit.programs import Programs
 from kit.replay import Finding, replay
 from kit.task import Task
-from kit.train import train
+from kit.train import train, use_compilation_cache
 from kit.wrappers import wrap_for_training
 from PIL import Image
 from rich.console import Console
@@ -32,6 +32,16 @@ from toys import SPACES, Toy, toy_task
 
 EPISODE = 10  # steps; an update has 8
 NUM_ENVS = 4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Many of these tests compile the same programs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        use_compilation_cache()
+        yield
+    jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR"))
 
 
 def found(finding: Finding | None) -> Finding:
@@ -358,11 +368,10 @@ def test_a_single_step_of_a_repeated_action(step: int, tmp_path: Path) -> None:
     assert "# bad" in source_line(finding)
 
 
+@pytest.mark.long
 def test_one_seed_of_two(tmp_path: Path) -> None:
-    starts = [
-        jax.jit(planted(at(99), seed=3 + i).make_ppo().init)(np.uint32(3 + i)).env_state
-        for i in range(2)
-    ]
+    init = jax.jit(planted(at(99)).make_ppo().init)
+    starts = [init(np.uint32(seed)).env_state for seed in (3, 4)]
     firsts = np.array([x.pipeline_state["first"] for x in starts])
     largest = firsts[1].max()
     assert firsts[0].max() < largest, "choose another seed"
@@ -409,7 +418,8 @@ class BadStart(Toy):
         return state.replace(obs=jnp.stack([x, speed]))
 
 
-@pytest.mark.parametrize("later", [pytest.param(False, marks=pytest.mark.long), True])
+@pytest.mark.long
+@pytest.mark.parametrize("later", [False, True])
 def test_reset(later: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = dataclasses.replace(
         toy_task(episode_length=4, num_evals=2, bootstrap_on_timeout=False), environment=BadStart
@@ -501,6 +511,7 @@ class Encoder(nn.Module):
         return nn.Dense(4)(jnp.sqrt(0.95 - jnp.abs(observation)))  # bad
 
 
+@pytest.mark.long
 def test_the_networks(tmp_path: Path) -> None:
     task = toy_task(encoder=Encoder(), observe=lambda x: jnp.stack([x * 0.9, x]), num_evals=2)
     finding = found(replay(new_run(task, tmp_path / "run", evaluations=1), task))
@@ -510,7 +521,7 @@ def test_the_networks(tmp_path: Path) -> None:
 
 
 def test_the_learning(tmp_path: Path) -> None:
-    task = toy_task(learning_rate=1e30, max_grad_norm=None, num_evals=2)
+    task = toy_task(learning_rate=1e30, max_grad_norm=None, num_evals=2, bootstrap_on_timeout=False)
     run = new_run(task, tmp_path / "run", evaluations=1)
     (run / "replay").write_text("in the way")
     finding = found(replay(run, task))
@@ -564,7 +575,7 @@ class Old(Planted):
 
 
 def test_from_training_to_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    task = dataclasses.replace(planted(at(99)), environment=lambda: Old(at(99)))
+    task = dataclasses.replace(planted(at(99), num_seeds=2), environment=lambda: Old(at(99)))
     run = tmp_path / "run"
     with pytest.raises(TrainingDivergedError, match="replay"):
         train(task, run_dir=run, console=Console(quiet=True))
@@ -620,11 +631,17 @@ def test_the_devices_are_those_of_the_training(tmp_path: Path) -> None:
     assert "It ran on" not in replayed.stdout
 
 
+@pytest.mark.xdist_group("plants")
 @pytest.mark.parametrize("changed", [False, True])
 def test_a_run_without_anything_bad(
-    changed: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    changed: bool,
+    programs: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    task = planted(at(99))
+    monkeypatch.setattr(replaying, "Programs", programs)
+    task = MINEFIELD  # which has no mine before a test lays one
     run = new_run(task, tmp_path / "run")
     if changed:
         saved = json.loads((run / "config.json").read_text())

@@ -113,11 +113,17 @@ def replay(
 
 @dataclass(frozen=True)
 class _Bad:
-    """A state of one seed, and what goes wrong from it: an update or an evaluation."""
+    """What goes wrong in one seed, of this index: the update after a state, or its evaluation.
+
+    Attributes:
+      state: before it.
+      after: what the update gave; None for an evaluation, or if `state` is bad already.
+    """
 
     state: TrainingState
     member: int
-    in_evaluation: bool
+    in_evaluation: bool = False
+    after: tuple[TrainingState, Totals] | None = None
 
 
 class _Search:
@@ -155,7 +161,7 @@ class _Search:
             before = self._copy(state)
             state, totals = self.programs.epoch(state, 1)
             if (bad := self._is_bad(state, totals)).any():
-                return self._bad(before, bad)
+                return self._bad(before, bad, after=(state, totals))
             self.done += 1
 
     def last_finite(self, path: str, member: int, row: int, end: int) -> TrainingState | None:
@@ -168,15 +174,16 @@ class _Search:
             state, _ = self.programs.epoch(state, 1)
         return found
 
-    def _bad(self, state: TrainingState, members: Any, in_evaluation: bool = False) -> _Bad:
+    def _bad(self, state: TrainingState, members: Any, after: Any = None, **others: bool) -> _Bad:
         member = int(np.argmax(members))
-        return _Bad(self._member(state, member), member, in_evaluation)
+        state, after = self._member((state, after), member)
+        return _Bad(state, member, after=after, **others)
 
-    def _member(self, state: TrainingState, member: int) -> TrainingState:
-        state = self._copy(state)
+    def _member(self, tree: Any, member: int) -> Any:
+        """A copy of what belongs to one seed; `epoch` consumes its state."""
         if self.config.num_seeds > 1:
-            state = jax.tree.map(lambda x: x[member], state)
-        return jax.device_put(state, jax.devices()[0])
+            tree = jax.tree.map(lambda x: x[member], tree)
+        return jax.device_put(jax.tree.map(jnp.copy, tree), jax.devices()[0])
 
     def _look(self, state: TrainingState, totals: Totals | None = None) -> jax.Array:
         """Whether a number is not finite that training uses or reports, (num_seeds,) bool."""
@@ -189,7 +196,6 @@ class _Search:
         return has_not_finite(tree)
 
     def _copy(self, state: TrainingState) -> TrainingState:
-        """`epoch` consumes its state."""
         return self.programs.to_devices(jax.tree.map(jnp.copy, state))
 
 
@@ -499,7 +505,7 @@ class _Look:
         steps = number * self.config.steps_per_update
         what = "the evaluation after update" if self.bad.in_evaluation else "update"
         when = f"in {what} {number} (seed {self.seed}), {steps:,} environment steps into the run"
-        leaves = {} if self.bad.in_evaluation else _leaves(jax.jit(update)(state))
+        leaves = _leaves(self.bad.after)
         starts = ("[1].metrics['total_loss']", "[1].metrics", "[0].params", "[0].normalizer")
         in_order = (p for start in starts for p in leaves if p.startswith(start))
         path = next((path for path in in_order if not is_finite(leaves[path])), None)
