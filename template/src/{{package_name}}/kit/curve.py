@@ -12,7 +12,6 @@ import logging
 import math
 import os
 import sys
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import runs
+from . import files, runs
 
 
 def interquartile_mean(scores: ArrayLike) -> float:
@@ -75,7 +74,11 @@ def draw(run: Path) -> None:
     curves = _curves(runs.read_metrics(run))
     if not curves:
         return
-    figure = _new_figure()
+    _import_matplotlib()
+    from matplotlib import ticker
+    from matplotlib.figure import Figure  # no pyplot, so no window system
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     if len(curves) == 1:
         _draw_one(axes, *curves.values())
@@ -86,6 +89,8 @@ def draw(run: Path) -> None:
     axes.set(xlabel="environment steps", ylabel="return")
     # A name may hold `$`, which is no mathematics.
     axes.set_title(title if len(title) < 70 else title[:67] + "...", parse_math=False)
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))  # 500k, 1M
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.margins(x=0.02)
     axes.spines[["top", "right"]].set_visible(False)
@@ -93,22 +98,23 @@ def draw(run: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the font may lack a character of the name
         figure.savefig(image, dpi=150, format="png")
-    _replace(run / "learning_curve.png", image.getvalue())
+    files.write(run / "learning_curve.png", image.getvalue())
 
 
-Curve = dict[int, tuple[float, float]]
-"""By number of steps: the mean return of an evaluation, and its standard deviation."""
+Curve = dict[float, tuple[float, float]]
+"""By number of steps: the mean return of an evaluation, and its standard deviation if known."""
 
 
-def _curves(rows: Sequence[Mapping[str, Any]]) -> dict[Any, Curve]:
-    """By seed; numbers that are missing or not finite are left out."""
-    curves: dict[Any, Curve] = {}
+def _curves(rows: Sequence[Mapping[str, float]]) -> dict[float, Curve]:
+    """By seed, without the evaluations whose return can't be drawn."""
+    curves: dict[float, Curve] = {}
     for row in rows:
-        found: Any = [row.get(f"eval/episode_reward{end}") for end in ("", "_std")]
-        steps: Any = row.get("steps")
-        if all(isinstance(x, int | float) and math.isfinite(x) for x in (steps, *found)):
-            curves.setdefault(row.get("seed"), {})[steps] = (found[0], found[1])
-    return {seed: dict(sorted(curve.items())) for seed, curve in sorted(curves.items(), key=str)}
+        numbers = (row.get(f"eval/episode_reward{end}", math.nan) for end in ("", "_std"))
+        # NaN, infinity, and what only an edited file has: matplotlib fails near the largest float.
+        mean, spread = (x if abs(x) < 1e100 else math.nan for x in numbers)
+        if not math.isnan(mean):
+            curves.setdefault(row["seed"], {})[row["steps"]] = (mean, spread)
+    return curves
 
 
 def _draw_one(axes: Any, curve: Curve) -> None:
@@ -128,53 +134,33 @@ def _draw_several(axes: Any, curves: Sequence[Curve]) -> None:
     steps = sorted({step for curve in curves for step in curve})
     at_step = [[curve[step][0] for curve in curves if step in curve] for step in steps]
     low, high = np.array([bootstrap_interval(scores) for scores in at_step]).T
+    medians = [np.median(scores) for scores in at_step]
+    axes.plot(steps, medians, color="C1", linestyle="--", linewidth=1.4, label="median")
+    means = [interquartile_mean(scores) for scores in at_step]
     axes.plot(
         steps,
-        [np.median(scores) for scores in at_step],
-        color="C1",
-        linestyle="--",
-        linewidth=1.4,
-        label="median",
-    )
-    axes.fill_between(steps, low, high, color="C0", alpha=0.2, linewidth=0, label="95 % interval")
-    axes.plot(
-        steps,
-        [interquartile_mean(scores) for scores in at_step],
+        means,
         color="C0",
         linewidth=2,
         marker="o",
         markersize=3.5,
         label="interquartile mean",
     )
+    axes.fill_between(
+        steps, low, high, color="C0", alpha=0.2, linewidth=0, label="its 95 % interval"
+    )
     axes.legend(frameon=False, loc="best")
 
 
-def _new_figure() -> Any:
-    """A figure without pyplot, so that no window system is needed."""
+def _import_matplotlib() -> None:
+    """Imports it, which takes a second, also where MPLBACKEND names no backend: none is used."""
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it logs when it caches fonts
-    backend = None
-    if "matplotlib" not in sys.modules:
-        # Without this an unknown MPLBACKEND would fail the import, although none is used here.
-        backend = os.environ.pop("MPLBACKEND", None)
-    import matplotlib  # takes a second
+    if "matplotlib" in sys.modules:
+        return
+    backend = os.environ.pop("MPLBACKEND", None)
+    import matplotlib
 
     if backend is not None:
         os.environ["MPLBACKEND"] = backend
         with contextlib.suppress(ValueError):
             matplotlib.rcParams["backend"] = backend
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(7, 4), layout="constrained")
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all, and never through a link."""
-    number, part = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with open(number, "wb") as file:
-            file.write(data)
-        Path(part).chmod(0o644)
-        os.replace(part, path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
