@@ -8,9 +8,8 @@ import dataclasses
 import importlib.util
 import math
 import re
-import shlex
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +24,7 @@ from rich.text import Text
 
 from .actions import ActionSpace, Continuous, Discrete
 from .errors import UsageError
+from .files import printable, quoted, refuse_link
 from .ppo import PPOConfig
 
 Row = Mapping[str, float]
@@ -75,8 +75,12 @@ class Display:
         self._progress.stop()
 
     def say(self, text: str) -> None:
-        """Prints lines that stay. Folder names in them are printed as they are, or escaped."""
-        shown = printable(text, self._console.encoding)
+        """Prints a line that stays; what the terminal would obey or can't show is escaped."""
+        shown, encoding = printable(text), self._console.encoding
+        try:
+            shown.encode(encoding)
+        except UnicodeEncodeError:
+            shown = shown.replace("±", "+-").encode(encoding, "backslashreplace").decode(encoding)
         # A `Text`, because rich would replace `[/]` and `:fire:` in a string.
         self._console.print(Text(shown), soft_wrap=True)
 
@@ -132,16 +136,6 @@ class _Line(ProgressColumn):
         if task.time_remaining is not None:
             text = f"{timedelta(seconds=round(task.time_remaining))} left  {text}"
         return Text(f"{math.floor(task.percentage):3d} %  {text}")
-
-
-def printable(text: str, encoding: str) -> str:
-    """`text` with escapes in place of control characters and of what `encoding` lacks."""
-    text = "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
-    try:
-        "±".encode(encoding)
-    except UnicodeEncodeError:
-        text = text.replace("±", "+-")
-    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 # ---- early advice -------------------------------------------------------------------------------
@@ -257,28 +251,40 @@ def _is_collapsed(total_steps: int, action_space: ActionSpace, rows: Sequence[Ro
 class Reporter:
     """Sends evaluations to TensorBoard, Weights & Biases, both or neither; see `reporters`.
 
+    One that fails, on a full disk or because its process was killed, is left out from then on:
+    training is worth more than its reports.
+
     Attributes:
       places: a line for each of them that says where to look.
     """
 
-    def __init__(self, parts: "Sequence[_TensorBoard | _Wandb]" = ()) -> None:
-        self._parts = parts
+    def __init__(
+        self,
+        parts: "Sequence[_TensorBoard | _Wandb]" = (),
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self._parts, self._say = list(parts), say
         self.places = [part.place for part in parts]
 
     def report(self, row: Row) -> None:
         """Sends the row of one seed and evaluation, as metrics.jsonl has it."""
-        for part in self._parts:
-            part.report(row)
+        self._each(lambda part: part.report(row))
 
     def video(self, path: Path, steps: int) -> None:
         """Sends a GIF of the policy that has trained for so many steps."""
-        for part in self._parts:
-            part.video(path, steps)
+        self._each(lambda part: part.video(path, steps))
 
     def close(self) -> None:
         """Waits until everything is sent."""
-        for part in self._parts:
-            part.close()
+        self._each(lambda part: part.close())
+
+    def _each(self, call: "Callable[[_TensorBoard | _Wandb], None]") -> None:
+        for part in list(self._parts):
+            try:
+                call(part)
+            except Exception as error:  # wandb's have no common class
+                self._parts.remove(part)
+                self._say(f"{part.name} gets no more reports: {error or type(error).__name__}.")
 
 
 def require_extras(tensorboard: bool, wandb: str | None) -> None:
@@ -294,7 +300,14 @@ def require_extras(tensorboard: bool, wandb: str | None) -> None:
             )
 
 
-def reporters(run: Path, settings: PPOConfig, *, tensorboard: bool, wandb: str | None) -> Reporter:
+def reporters(
+    run: Path,
+    settings: PPOConfig,
+    *,
+    tensorboard: bool,
+    wandb: str | None,
+    say: Callable[[str], None] = print,
+) -> Reporter:
     """Opens what a run reports to.
 
     Args:
@@ -305,6 +318,7 @@ def reporters(run: Path, settings: PPOConfig, *, tensorboard: bool, wandb: str |
       tensorboard: whether to write event files.
       wandb: a project of Weights & Biases. With several seeds `eval/...` and the like are means,
         and `seed_3/eval/...` are those of the seed 3.
+      say: told when one of them fails later.
 
     Raises:
       UsageError: a package is missing, or Weights & Biases refuses.
@@ -315,26 +329,23 @@ def reporters(run: Path, settings: PPOConfig, *, tensorboard: bool, wandb: str |
         parts.append(_TensorBoard(run, settings))
     if wandb is not None:
         parts.append(_Wandb(run, settings, wandb))
-    return Reporter(parts)
+    return Reporter(parts, say)
 
 
 def _values(row: Row) -> dict[str, float]:
     return {name: float(x) for name, x in row.items() if name not in ("steps", "seed")}
 
 
-def _refuse_link(folder: Path) -> None:
-    if folder.is_symlink():
-        raise UsageError(f"{folder} is a link, and nothing is written through links: remove it.")
-
-
 class _TensorBoard:
     """Writes event files at once; tensorboardX's SummaryWriter hangs when its thread has failed."""
+
+    name = "TensorBoard"
 
     def __init__(self, run: Path, settings: PPOConfig) -> None:
         self._folder, self._num_seeds = run / "tensorboard", settings.num_seeds
         self._writers: dict[str, Any] = {}
-        self.place = f"TensorBoard: tensorboard --logdir {shlex.quote(str(self._folder))}"
-        _refuse_link(self._folder)
+        self.place = f"{self.name}: tensorboard --logdir {quoted(self._folder)}"
+        refuse_link(self._folder)
 
     def report(self, row: Row) -> None:
         from tensorboardX.proto.summary_pb2 import Summary
@@ -364,7 +375,7 @@ class _TensorBoard:
 
         if name not in self._writers:
             folder = self._folder / name
-            _refuse_link(folder)
+            refuse_link(folder)
             folder.mkdir(parents=True, exist_ok=True)
             writer = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
             # Hides what a killed run reported after the checkpoint that this one went on from.
@@ -376,10 +387,12 @@ class _TensorBoard:
 
 
 class _Wandb:
+    name = "Weights & Biases"
+
     def __init__(self, run: Path, settings: PPOConfig, project: str) -> None:
         import wandb  # type: ignore[import-not-found, unused-ignore]
 
-        _refuse_link(run / "wandb")
+        refuse_link(run / "wandb")
         # wandb names its folders (offline-)run-<date>_<time>-<id>.
         names = sorted(folder.name.removeprefix("offline-") for folder in run.glob("wandb/*run-*"))
         ids = [found[1] for name in names if (found := re.fullmatch(r"run-\d+_\d+-(\w+)", name))]
@@ -400,8 +413,8 @@ class _Wandb:
             ) from None
         self._wandb, self._num_seeds = wandb, settings.num_seeds
         self._rows: list[Row] = []  # of the seeds that one evaluation has reported so far
-        self.place = "Weights & Biases: " + (
-            f"wandb sync {shlex.quote(str(Path(self._run.dir).parent))}"
+        self.place = f"{self.name}: " + (
+            f"wandb sync {quoted(Path(self._run.dir).parent)}"
             if self._run.offline
             else str(self._run.url)
         )
@@ -428,4 +441,5 @@ class _Wandb:
 
 
 def _mean(rows: Sequence[Row]) -> dict[str, float]:
-    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in rows[0]}
+    names = {name: None for row in rows for name in row}
+    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
