@@ -529,7 +529,7 @@ def test_the_learning(tmp_path: Path) -> None:
     assert finding.environment is None
     assert finding.steps == task.settings.steps_per_update
     assert "It began in minibatch 2 of pass 1." in finding.text
-    assert "replay can't be written to (File exists)" in finding.text
+    assert "holds nothing; the rest can't be written (File exists)" in finding.text
 
 
 @pytest.mark.long
@@ -553,9 +553,31 @@ def test_a_state_that_was_bad_before_it_was_saved(tmp_path: Path) -> None:
     finding = found(replay(run, task))
     assert (finding.leaf, finding.value) == ("pipeline_state['v']", "inf")
     assert (finding.environment, finding.step, finding.origin) == (0, None, None)
+    assert finding.steps == 32
     assert "reward became inf at step 9" in finding.text
-    assert "was inf already when the run was saved last, at step 32" in finding.text
+    assert "was inf already when the run was saved last" in finding.text
     assert "--num-evals 2" in finding.text
+
+
+@pytest.mark.long
+def test_a_first_state_that_shows_in_a_later_update(tmp_path: Path) -> None:
+    class Late(Planted):
+        def reset(self, rng: jax.Array) -> State:
+            state = super().reset(rng)
+            v = jnp.log(state.pipeline_state["v"] - 1)  # bad
+            return state.replace(pipeline_state={**state.pipeline_state, "v": v})
+
+        def step(self, state: State, action: jax.Array) -> State:
+            after = super().step(state, action)
+            memory = after.pipeline_state
+            return after.replace(reward=jnp.where(memory["t"] == 9, memory["v"], 0.0))
+
+    task = dataclasses.replace(planted(at(99)), environment=lambda: Late(at(99)))
+    finding = found(replay(new_run(task, tmp_path / "run", evaluations=1), task))
+    assert (finding.leaf, finding.value, finding.steps) == ("pipeline_state['v']", "nan", 0)
+    assert (finding.environment, finding.step) == (0, 0)
+    assert "reward became nan at step 9" in finding.text
+    assert "# bad" in source_line(finding)
 
 
 class Old(Planted):

@@ -453,10 +453,10 @@ class _Look:
                 text += f" So did {moment.path.removeprefix('.')}."
             if others:
                 text += f" It happened in {others} more of the environments at the same time."
-        before = {**_named(moment.before), "action": moment.action[0]}
         text += _sentence(origin)
-        text += self._write({"before": before, "after": _named(moment.after)}, [*frames, end.after])
-        return self._finding(text, entry, self._steps_at(moment.number), step, origin)
+        text += self._write(moment.before, moment.action, moment.after, [*frames, end.after])
+        steps = self._steps_at(moment.number)
+        return Finding(text, *entry, steps, self.seed, self.row, step, origin)
 
     def _in_policy(self, hit: _Hit, track: _Track) -> Finding:
         origin = find(self.steps.act, (self.steps.state, hit.before.obs, hit.key), 0)
@@ -465,39 +465,37 @@ class _Look:
         step = self._step(before)
         when = self._when(step, hit.number)
         text = f"The policy gave {name} = {value} for a finite observation {when}."
-        arrays = {"before": {**_named(before), "action": action[0]}}
-        text += _sentence(origin) + self._write(arrays, track.states[:-1])
-        return self._finding(text, entry, self._steps_at(hit.number), step, origin)
+        text += _sentence(origin) + self._write(before, action, None, track.states[:-1])
+        steps = self._steps_at(hit.number)
+        return Finding(text, *entry, steps, self.seed, self.row, step, origin)
 
     def _in_first_state(self, path: str, surfaced: str = "") -> Finding:
-        """A number that is bad already where an evaluation or what was saved starts."""
-        if self.search.started and not self.bad.in_evaluation:
-            first = self.steps.take(self.steps.first(), self.row)
-            steps = self.search.started * self.config.steps_per_update
-            name, value = entry = _entry(_leaves(first)[path], path)
-            text = (
-                f"{surfaced} {name} of environment {self.row} (seed {self.seed}) was {value} "
-                f"already when the run was saved last, at step {steps:,}, and what was before that "
-                "is not known. Train again with --num-evals 2 and a large --checkpoint-every, "
-                "which save less often, and replay that run."
-            )
-            text = text.strip() + self._write({"after": _named(first)}, [first])
-            return self._finding(text, entry, steps, None, None)
+        """A number that is bad already in the state that training or an evaluation starts from."""
 
         def reset(seed: Any) -> State:
             return self.steps.take(self.steps.reset(seed), self.row)
 
-        args = (self.bad.state.seed,)
-        first = jax.jit(reset)(*args)
+        args, origin, step = (self.bad.state.seed,), None, None
+        is_saved = self.search.started > 0 and not self.bad.in_evaluation
+        first = self.steps.take(self.steps.first(), self.row) if is_saved else jax.jit(reset)(*args)
         leaf = path if surfaced else _first_bad(first, ORDER)
-        origin = find(reset, args, list(_leaves(first)).index(path))
         name, value = entry = _entry(_leaves(first)[leaf], leaf)
-        text = (
-            f"{surfaced} reset gave {name} = {value} in the first state of environment {self.row} "
-            f"(seed {self.seed}), before any step."
-        )
-        text = text.strip() + _sentence(origin) + self._write({"after": _named(first)}, [first])
-        return self._finding(text, entry, self._steps_at(-1), 0, origin)
+        of = f"of environment {self.row} (seed {self.seed})"
+        if is_saved:
+            text = (
+                f"{name} {of} was {value} already when the run was saved last, and what was before "
+                "that is not known. Train again with --num-evals 2 and a large --checkpoint-every, "
+                "which save less often, and replay that run."
+            )
+        else:
+            origin, step = find(reset, args, list(_leaves(first)).index(path)), 0
+            text = f"reset gave {name} = {value} in the first state {of}, before any step."
+            text += _sentence(origin)
+        text = f"{surfaced} {text}".strip() + self._write(None, None, first, [first])
+        steps = self.search.started * self.config.steps_per_update
+        if self.bad.in_evaluation:
+            steps = self._steps_at(-1)
+        return Finding(text, *entry, steps, self.seed, self.row, step, origin)
 
     def _in_learning(self, but: str = "") -> Finding:
         state, update = self.bad.state, self.steps.ppo.update
@@ -525,14 +523,9 @@ class _Look:
             text += f" It began in minibatch {minibatch} of pass {number}."
         if origin is not None and origin.input is not None:
             text += f" {list(_leaves((state,)))[origin.input][4:]} was not finite before."
-        policy = _named((state.params, state.normalizer_params))
-        text += _sentence(origin) + self._write({"before": policy}, [])
+        policy = (state.params, state.normalizer_params)
+        text += _sentence(origin) + self._write(policy, None, None, [])
         return Finding(text, name, value, steps, self.seed, None, None, origin)
-
-    def _finding(
-        self, text: str, entry: tuple[str, str], steps: int, step: int | None, origin: Origin | None
-    ) -> Finding:
-        return Finding(text, *entry, steps, self.seed, self.row, step, origin)
 
     def _became(
         self, moment: _Moment, leaf: str, origin: Origin | None
@@ -565,28 +558,32 @@ class _Look:
         at = when.get(step, f"at step {step} of an episode of")
         return f"{at} environment {self.row} (seed {self.seed}), {run}"
 
-    def _write(self, states: Mapping[str, Mapping[str, Any]], frames: list[State]) -> str:
-        """Writes states as .npz and draws `frames`; says where, as the end of a text."""
+    def _write(self, before: Any, action: Any, after: Any, frames: list[State]) -> str:
+        """Writes what there is as .npz and draws `frames`; says where, as the end of a text."""
         folder = self.run / "replay"
-        text = f"\n{files.printable(folder)}"
+        written = []
+        problem = ""
         try:
             folder.mkdir(exist_ok=True)
-            for name, arrays in states.items():
-                buffer = io.BytesIO()
-                named: dict[str, Any] = {k: np.asarray(raw(x)) for k, x in arrays.items()}
-                np.savez(buffer, **named)
-                files.write(folder / f"{name}.npz", buffer.getvalue())
-            text += f" holds {' and '.join(f'{name}.npz' for name in states)}"
+            for name, tree in {"before": before, "after": after}.items():
+                arrays = _named(tree)
+                if name == "before" and action is not None:
+                    arrays["action"] = np.asarray(action[0])
+                if arrays:
+                    buffer = io.BytesIO()
+                    np.savez(buffer, **arrays)
+                    files.write(folder / f"{name}.npz", buffer.getvalue())
+                    written.append(f"{name}.npz")
             if frames:
                 environment = self.search.programs.environment
                 images = [rollout.draw(environment, x) for x in frames[-self.max_frames :]]
                 rollout.save_gif(folder / "replay.gif", images)
-                text += ", and replay.gif with the states up to it"
+                written.append("replay.gif with the states up to it")
         except OSError as error:
-            text += f" can't be written to ({files.reason(error)})"
+            problem = f"; the rest can't be written ({files.reason(error)})"
         except UsageError as error:
-            text += f"; no GIF: {error}"
-        return f"{text}."
+            problem = f"; no GIF: {error}"
+        return f"\n{files.printable(folder)} holds {', '.join(written) or 'nothing'}{problem}."
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
@@ -597,7 +594,7 @@ def _leaves(tree: Any) -> dict[str, Any]:
 def _named(tree: Any) -> dict[str, Any]:
     """Leaves of one environment by name, without their leading axis."""
     return {
-        path.removeprefix("."): x[0] if x.shape[:1] == (1,) else x
+        path.removeprefix("."): np.asarray(raw(x[0] if x.shape[:1] == (1,) else x))
         for path, x in _leaves(tree).items()
     }
 
