@@ -344,15 +344,19 @@ def test_tensorboard_draws_the_curves_of_seeds_over_each_other(tmp_path: Path) -
 
 
 def test_a_resumed_run_hides_what_a_killed_one_reported_too_much(tmp_path: Path) -> None:
+    from tensorboardX.proto.event_pb2 import SessionLog
+
     for steps in (32, 64), (64, 96):
         reporter = reporters(tmp_path, TINY, tensorboard=True, wandb=None)
         for at in steps:
             reporter.report(metrics(at, 0, 1.0))
         reporter.close()
     starts = [
-        event.step for event in events(tmp_path / "tensorboard") if event.HasField("session_log")
+        (event.step, event.session_log.status)
+        for event in events(tmp_path / "tensorboard")
+        if event.HasField("session_log")
     ]
-    assert starts == [32, 64]
+    assert starts == [(32, SessionLog.START), (64, SessionLog.START)]
     assert [steps for steps, *_ in scalars(tmp_path / "tensorboard")] == [32, 64, 64, 96]
 
 
