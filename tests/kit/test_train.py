@@ -566,6 +566,16 @@ def test_options_out_of_range(options: dict[str, Any]) -> None:
         Options(**options)
 
 
+def test_a_refused_report_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **options: Any) -> Any:
+        raise UsageError("Weights & Biases can't be used")
+
+    monkeypatch.setattr("kit.train.reporters", refuse)
+    with pytest.raises(UsageError, match="can't be used"):
+        quietly(toy_task(), run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_profile_is_written(tmp_path: Path) -> None:
     run = quietly(toy_task(), run_dir=tmp_path / "run", options=Options(profile=True))
     assert list((run / "profile").rglob("*.xplane.pb"))

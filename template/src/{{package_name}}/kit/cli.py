@@ -334,7 +334,11 @@ def _replay(program: str, tasks: Mapping[str, Task], asked: Replay) -> None:
     if saved["num_devices"] > 1:
         devices.use_cores(saved["settings"]["num_seeds"])
     _refuse_no_device()
-    found = replaying.replay(asked.run, tasks, max_frames=asked.max_frames)
+
+    def say(text: str) -> None:
+        print("\n".join(map(files.printable, text.splitlines())))
+
+    found = replaying.replay(asked.run, tasks, max_frames=asked.max_frames, say=say)
     sys.exit(found is None)
 
 

@@ -5,6 +5,7 @@ From the template: changes of yours are kept, `copier update` merges new version
 
 import contextlib
 import os
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -139,15 +140,24 @@ def train(
                 if run is None or not resume:
                     run = runs.make_folder(run)
                     stack.enter_context(runs.lock(run))
+                try:
+                    reporter = reporters(
+                        run,
+                        config,
+                        tensorboard=options.tensorboard,
+                        wandb=options.wandb,
+                        say=display.say,
+                    )
+                except UsageError:
+                    if not resume:
+                        shutil.rmtree(run)  # just made
+                    raise
+                stack.callback(reporter.close)
                 if to_save is not None:
                     runs.save_resume(run, to_save)
                 if resume:
                     runs.forget_after(run, done * config.steps_per_update)
                 runs.write_config(run, name, task, programs.ppo, programs.num_devices)
-                reporter = reporters(
-                    run, config, tensorboard=options.tensorboard, wandb=options.wandb
-                )
-                stack.callback(reporter.close)
         run = run or Path()
         seeds = f" for each of {config.num_seeds} seeds" if config.num_seeds > 1 else ""
         display.say(

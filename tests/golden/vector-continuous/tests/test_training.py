@@ -37,7 +37,7 @@ def test_a_loaded_policy_acts_as_the_trained_one(name: str, tmp_path: Path) -> N
     assert all(np.isfinite(value) for value in totals.metrics.values()), totals.metrics
 
     run = runs.make_folder(tmp_path / "run")
-    runs.write_config(run, name, task)
+    runs.write_config(run, name, task, ppo)
     runs.save_checkpoint(run, state, steps=2 * settings.steps_per_update)
     loaded = load_policy(run)
     trained = make_inference_fn(ppo.networks)(policy_params(state), deterministic=True)
