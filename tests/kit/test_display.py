@@ -216,6 +216,10 @@ def test_a_reward_that_is_always_the_same_is_told() -> None:
     assert told([row(0), chunk(10, reward_min=0.0, reward_max=0.0)]) == ""  # no evaluation yet
     assert told([row(0), row(100, **zero)]) == "reward"
     assert told([row(0), row(100, **zero), row(200)]) == ""
+    # The mean of many -0.1 is rounded.
+    rounded = {"training_reward_min": -0.10000001, "training_reward_max": -0.1}
+    length = {"eval_avg_episode_length": 8.0}
+    assert told([row(0, **length), row(100, **rounded, **length)]) == "reward"
     assert told([row(0), chunk(10, reward_min=0.0, reward_max=0.5), row(100, **zero)]) == ""
 
 
@@ -267,14 +271,19 @@ def test_observations_of_different_scales_are_told_without_normalisation(
 def test_entropy_that_collapses_early_is_told(
     space: ActionSpace, first: float, fine: float, collapsed: float
 ) -> None:
-    start = [row(0), chunk(10, entropy=first)]
-    assert told([*start, chunk(90, entropy=fine)], space) == ""
-    assert told([*start, chunk(90, entropy=collapsed)], space) == "entropy"
-    assert told([*start, chunk(110, entropy=collapsed)], space) == ""  # later it may
+    start, end = [row(0), chunk(10, entropy=first)], [row(111)]
+    assert told([*start, chunk(90, entropy=fine), *end], space) == ""
+    assert told([*start, chunk(90, entropy=collapsed), *end], space) == "entropy"
+    assert told([*start, chunk(90, entropy=collapsed)], space) == ""  # not evaluated yet
+    assert told([*start, chunk(110, entropy=collapsed), *end], space) == ""  # later it may
+    # A policy that has found what to do may be sure of it.
+    better = [row(111, eval_episode_reward=row(0)["eval/episode_reward"] + 1)]
+    assert told([*start, chunk(90, entropy=collapsed), *better], space) == ""
     # Each seed by itself.
     other = [{**x, "seed": 1} for x in (chunk(10, entropy=first), chunk(90, entropy=fine))]
-    assert told([*start, *other], space) == ""
-    assert told([*start, *other, {**chunk(95, entropy=collapsed), "seed": 1}], space) == "entropy"
+    assert told([*start, *other, *end], space) == ""
+    worse = {**chunk(95, entropy=collapsed), "seed": 1}
+    assert told([*start, *other, worse, *end], space) == "entropy"
 
 
 def test_one_choice_has_no_entropy_to_lose() -> None:

@@ -193,17 +193,20 @@ def _is_reward_constant(rows: Sequence[Row]) -> bool:
     A reward of 1 for each step until a fall is the same too; but there the length of episodes
     differs, and with it the return.
     """
-    rewards = {
+    rewards = [
         row[key]
         for row in rows
         for key in ("training/reward_min", "training/reward_max")
         if key in row
-    }
-    if len(rewards) != 1 or not _evaluations(rows):
+    ]
+    if not rewards or not _evaluations(rows):
+        return False
+    largest = max(map(abs, rewards))
+    if max(rewards) - min(rewards) > 1e-5 * largest:  # means of equal numbers are rounded
         return False
     lengths = [row["eval/avg_episode_length"] for row in _evaluations(rows)]
     lengths += [row["training/episode_length"] for row in rows if row.get("training/episodes")]
-    return rewards == {0} or max(lengths) - min(lengths) < 1e-3
+    return largest == 0 or max(lengths) - min(lengths) < 1e-3
 
 
 def _differ_in_scale(statistics: Any) -> bool:
@@ -221,13 +224,18 @@ def _differ_in_scale(statistics: Any) -> bool:
 
 
 def _is_collapsed(total_steps: int, action_space: ActionSpace, rows: Sequence[Row]) -> bool:
-    """Whether a seed's `training/entropy`, in nats, fell too far too early.
+    """Whether a seed's `training/entropy`, in nats, fell too far too early, for no better return.
 
     Looked at are the rows of the first tenth of training, or the first one where that is later.
     Choices: below 2 % of the entropy of uniformly random ones. Continuous actions, whose entropy
     has no lower bound: more than 4 nats for each dimension below the first value, which is a
     standard deviation divided by more than 50, or as much pressed against the bounds.
     """
+    returns: dict[float, list[float]] = {}
+    for row in _evaluations(rows):
+        returns.setdefault(row["steps"], []).append(row["eval/episode_reward"])
+    if not returns or np.mean(returns[max(returns)]) > np.mean(returns[min(returns)]):
+        return False
     seeds: dict[float | None, list[float]] = {}
     for row in rows:
         if "training/entropy" in row:
