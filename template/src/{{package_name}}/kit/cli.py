@@ -274,6 +274,7 @@ def _train(program: str, tasks: Mapping[str, Task], asked: Train) -> None:
         resume=asked.resume is not None,
         init_from=asked.init_from,
         options=asked.options,
+        program=f"uv run {program} ",
     )
     if devices.is_first():
         print(f"Done. See what it learned: uv run {program} play {files.quoted(run)}")

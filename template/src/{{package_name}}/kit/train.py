@@ -67,6 +67,7 @@ def train(
     options: Options = Options(),
     report: Callable[[Mapping[str, float]], None] = lambda row: None,
     console: Console | None = None,
+    program: str = "",
 ) -> Path:
     """Trains a policy, or one for each of several seeds, and leaves a run folder.
 
@@ -84,6 +85,7 @@ def train(
       options: how to execute, show and save it.
       report: called with each row that metrics.jsonl gets.
       console: where progress is shown; stdout if None.
+      program: what the commands in messages begin with, such as "uv run my-env ".
 
     Returns:
       The run folder; `kit.runs` says what is in it.
@@ -172,7 +174,7 @@ def train(
                 reporter.report(row)
                 report(row)
 
-        loop = _Loop(run, config, programs, display, options, report_row)
+        loop = _Loop(run, config, programs, display, options, report_row, program)
         try:
             loop.train(state, done)
         finally:
@@ -242,8 +244,10 @@ class _Loop:
         display: Display,
         options: Options,
         report: Callable[[Row], None],
+        program: str,
     ) -> None:
         self.run = run
+        self.program = program
         self.config = config
         self.programs = programs
         self.display = display
@@ -393,7 +397,7 @@ class _Loop:
         self._wait()
         self.display.say(
             f"Stopped and saved at step {done * self.config.steps_per_update:,}. "
-            f"Continue with: train --resume {files.quoted(self.run)}"
+            f"Continue with: {self.program}train --resume {files.quoted(self.run)}"
         )
         raise TrainingStopped(number)
 
@@ -422,7 +426,7 @@ class _Loop:
                 raise TrainingDivergedError(
                     f"The return of an evaluation was {row[RETURN]} before any training: the "
                     "environment returns it. Find out where it comes from with `check`, or with: "
-                    f"replay {files.quoted(self.run)}"
+                    f"{self.program}replay {files.quoted(self.run)}"
                 )
             done = round(row["steps"]) // self.config.steps_per_update
             self._diverged(f"The return of an evaluation was {row[RETURN]}", "", done, member)
@@ -433,7 +437,7 @@ class _Loop:
         raise TrainingDivergedError(
             f"{what}{of_seed} by step {done * self.config.steps_per_update:,}, so training was "
             f"stopped. What was saved before is kept. {remedy}Find out where it came from with: "
-            f"replay {files.quoted(self.run)}"
+            f"{self.program}replay {files.quoted(self.run)}"
         )
 
 
