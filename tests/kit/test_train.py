@@ -523,6 +523,14 @@ def test_odd_surroundings_do_not_matter(tmp_path: Path) -> None:
     assert (run / "learning_curve.png").exists()
 
 
+def test_help_may_be_cut_short() -> None:
+    process = python(COMMAND.format(steps=32, args=["train", "--help"]))
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+
+
 def test_a_device_that_is_not_there_is_one_sentence() -> None:
     code = COMMAND.format(steps=32, args=["train"])
     process = python(code, environ={"JAX_PLATFORMS": "cuda"})

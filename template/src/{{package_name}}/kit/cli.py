@@ -162,6 +162,8 @@ def _run(program: str, config: str | ModuleType, args: Sequence[str]) -> None:
         _fail(1, str(error))
     except files.FileError as error:
         _fail(1, f"{error.filename} can't be used: {files.reason(error)}.")
+    except BrokenPipeError:  # as in `train --help | head`
+        leave(1)
     except TrainingStopped as stopped:
         leave(128 + stopped.signal)
 

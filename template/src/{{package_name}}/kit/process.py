@@ -23,8 +23,9 @@ def leave(code: int, text: str = "") -> NoReturn:
     """Ends the process at once: while XLA compiles in a thread, an ordinary exit would crash."""
     if text:
         print(text, file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            stream.flush()
     os._exit(code)
 
 
