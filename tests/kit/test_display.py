@@ -73,6 +73,23 @@ def test_a_line_moves_on_a_terminal() -> None:
     assert "Training into runs/[/] at :fire:\n" in text
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+def test_a_real_terminal_shows_the_line_and_keeps_its_cursor() -> None:
+    terminal, end = os.openpty()
+    with open(end, "w", encoding="utf-8") as stream:
+        with Display(Console(file=stream, width=120, _environ={"TERM": "xterm"}), 100) as shown:
+            for steps in (10, 25):
+                shown.progress(steps, 1234.5, VALUES)
+                shown._progress.refresh()
+            shown.say("runs/[/] \x1b[8m")
+        raw = os.read(terminal, 2**16).decode()
+    os.close(terminal)
+    assert re.search(r" 25 %  0:00:\d\d left  25 steps  1,234 steps/s  return -412.3  loss", raw)
+    assert "\x1b[2K" in raw  # the line before it is erased
+    assert "runs/[/] \\x1b[8m\r\n" in raw
+    assert raw.rindex("\x1b[?25h") > raw.rindex("\x1b[?25l")
+
+
 def test_without_a_terminal_there_are_plain_lines_alone() -> None:
     expected = [
         "Compiling ...",
@@ -216,10 +233,21 @@ def test_a_reward_that_is_always_the_same_is_told() -> None:
     assert told([row(0), chunk(10, reward_min=0.0, reward_max=0.0)]) == ""  # no evaluation yet
     assert told([row(0), row(100, **zero)]) == "reward"
     assert told([row(0), row(100, **zero), row(200)]) == ""
-    # The mean of many -0.1 is rounded.
-    rounded = {"training_reward_min": -0.10000001, "training_reward_max": -0.1}
+    # Sums of many -0.1 are rounded; the more updates, the more.
     length = {"eval_avg_episode_length": 8.0}
-    assert told([row(0, **length), row(100, **rounded, **length)]) == "reward"
+    few, many = (
+        float(np.cumsum(np.full(updates, -0.1, np.float32))[-1] / updates)
+        for updates in (3, 10_000)
+    )
+    rounded = [
+        chunk(50, reward_min=few, reward_max=few),
+        row(100, training_reward_min=many, training_reward_max=many, **length),
+    ]
+    assert few != many
+    assert told([row(0, **length), *rounded]) == "reward"
+    # Small differences within an update are none of rounding.
+    small = {"training_reward_min": -0.10001, "training_reward_max": -0.1}
+    assert told([row(0, **length), row(100, **small, **length)]) == ""
     assert told([row(0), chunk(10, reward_min=0.0, reward_max=0.5), row(100, **zero)]) == ""
 
 
@@ -326,7 +354,9 @@ def gif(path: Path) -> Path:
     return path
 
 
-def test_tensorboard_gets_every_row_under_its_own_name(tmp_path: Path) -> None:
+def test_tensorboard_gets_every_row_under_its_own_name(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     reporter = reporters(tmp_path, TINY, tensorboard=True, wandb=None)
     assert reporter.places == [f"TensorBoard: tensorboard --logdir {tmp_path}/tensorboard"]
     reporter.report(metrics(0, 0, 1.5))
@@ -339,6 +369,7 @@ def test_tensorboard_gets_every_row_under_its_own_name(tmp_path: Path) -> None:
     image = events(tmp_path / "tensorboard")[-1].summary.value[0].image
     assert (image.width, image.height) == (6, 4)
     assert image.encoded_image_string == (tmp_path / "play.gif").read_bytes()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_tensorboard_draws_the_curves_of_seeds_over_each_other(tmp_path: Path) -> None:
@@ -367,14 +398,6 @@ def test_a_resumed_run_hides_what_a_killed_one_reported_too_much(tmp_path: Path)
     ]
     assert starts == [(32, SessionLog.START), (64, SessionLog.START)]
     assert [steps for steps, *_ in scalars(tmp_path / "tensorboard")] == [32, 64, 64, 96]
-
-
-def test_reports_do_not_follow_links(tmp_path: Path) -> None:
-    (tmp_path / "outside").mkdir()
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "tensorboard").symlink_to(tmp_path / "outside")
-    with pytest.raises(UsageError, match="tensorboard is a link"):
-        reporters(tmp_path / "run", TINY, tensorboard=True, wandb=None)
 
 
 def test_a_report_that_fails_does_not_end_training(tmp_path: Path) -> None:
@@ -456,6 +479,17 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[FakeRun]:
     return opened
 
 
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_reports_do_not_follow_links(tmp_path: Path, name: str, fake: list[FakeRun]) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(UsageError, match=f"{name} is a link"):
+        reporters(tmp_path / "run", TINY, tensorboard=True, wandb="project")
+    assert not fake
+    assert not list((tmp_path / "outside").iterdir())
+
+
 def test_wandb_gets_every_row_and_a_video(tmp_path: Path, fake: list[FakeRun]) -> None:
     reporter = reporters(tmp_path, TINY, tensorboard=False, wandb="project")
     assert reporter.places == ["Weights & Biases: https://wandb.example/run"]
@@ -517,40 +551,57 @@ def test_a_refusal_of_wandb_is_one_sentence(
         reporters(tmp_path, TINY, tensorboard=False, wandb="project")
 
 
+# Two sessions, of which the second goes on from the first.
 WANDB_RUN = """
 import sys
 from pathlib import Path
 from kit.display import reporters
 from toys import TINY
 run = Path(sys.argv[1])
-reporter = reporters(run, TINY, tensorboard=False, wandb="project")
-for steps in map(int, sys.argv[2:]):
-    reporter.report({"steps": steps, "seed": 0, "eval/episode_distance": 1.0})
-reporter.video(run / "play.gif", 0)
-reporter.close()
-print(reporter.places)
+for session in ((0, 32), (64,)):
+    reporter = reporters(run, TINY, tensorboard=False, wandb="project")
+    for steps in session:
+        reporter.report({"steps": steps, "seed": 0, "eval/episode_distance": steps + 0.5})
+    reporter.video(run / "play.gif", 0)
+    reporter.close()
+    print(*reporter.places)
 """
+
+
+def logged_offline(folder: Path) -> list[dict[str, str]]:
+    """What the file of an offline run says was logged, as JSON; it fits into one 32 kB block."""
+    records: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")
+    (path,) = folder.glob("*.wandb")
+    data, found = path.read_bytes()[7:], []
+    while data:
+        (length,) = struct.unpack("<H", data[4:6])
+        history = records.Record.FromString(data[7 : 7 + length]).history
+        found.append({"/".join(x.nested_key) or x.key: x.value_json for x in history.item})
+        data = data[7 + length :]
+    return [values for values in found if values]
 
 
 def test_wandb_itself_works_offline_without_a_word(tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="the extra wandb is not installed")
     gif(tmp_path / "play.gif")
     paths = [str(Path(display.__file__).parents[1]), str(Path(__file__).parent)]
-    ids = set()
-    for steps in (("0", "32"), ("64",)):
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", WANDB_RUN, str(tmp_path), *steps],
-            env={**os.environ, "WANDB_MODE": "offline", "PYTHONPATH": os.pathsep.join(paths)},
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        found = re.fullmatch(
-            rf"\['Weights & Biases: wandb sync {tmp_path}/wandb/offline-run-\d+_\d+-(\w+)'\]\n",
-            done.stdout,
-        )
-        assert found, done.stdout
-        ids.add(found[1])
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", WANDB_RUN, str(tmp_path)],
+        env={**os.environ, "WANDB_MODE": "offline", "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    places = re.findall(r"^Weights & Biases: wandb sync (\S+)$", done.stdout, re.MULTILINE)
+    assert len(done.stdout.splitlines()) == len(places) == 2
+    ids = {place.rsplit("-", 1)[1] for place in places}
     assert len(ids) == 1
-    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 2
+    name = "eval/episode_distance"
+    logged = [logged_offline(Path(place)) for place in places]
+    assert [(x["_step"], x.get(name), "episode/path" in x) for x in logged[0]] == [
+        ("0", "0.5", False),
+        ("32", "32.5", True),
+    ]
+    assert [(x["_step"], x.get(name)) for x in logged[1]] == [("64", "64.5")]
+    assert list(Path(places[0]).glob("files/media/videos/*.gif"))

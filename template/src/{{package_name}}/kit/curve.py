@@ -89,7 +89,7 @@ def draw(run: Path) -> None:
     axes.set(xlabel="environment steps", ylabel="return")
     # A name may hold `$`, which is no mathematics.
     axes.set_title(title if len(title) < 70 else title[:67] + "...", parse_math=False)
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))  # 500k, 1M
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.margins(x=0.02)
@@ -134,21 +134,14 @@ def _draw_several(axes: Any, curves: Sequence[Curve]) -> None:
     steps = sorted({step for curve in curves for step in curve})
     at_step = [[curve[step][0] for curve in curves if step in curve] for step in steps]
     low, high = np.array([bootstrap_interval(scores) for scores in at_step]).T
-    medians = [np.median(scores) for scores in at_step]
-    axes.plot(steps, medians, color="C1", linestyle="--", linewidth=1.4, label="median")
     means = [interquartile_mean(scores) for scores in at_step]
-    axes.plot(
-        steps,
-        means,
-        color="C0",
-        linewidth=2,
-        marker="o",
-        markersize=3.5,
-        label="interquartile mean",
-    )
+    label = "interquartile mean"
+    axes.plot(steps, means, color="C0", linewidth=2, marker="o", markersize=3.5, label=label)
     axes.fill_between(
         steps, low, high, color="C0", alpha=0.2, linewidth=0, label="its 95 % interval"
     )
+    medians = [np.median(scores) for scores in at_step]
+    axes.plot(steps, medians, color="C1", linestyle="--", linewidth=1.4, label="median")
     axes.legend(frameon=False, loc="best")
 
 

@@ -193,20 +193,22 @@ def _is_reward_constant(rows: Sequence[Row]) -> bool:
     A reward of 1 for each step until a fall is the same too; but there the length of episodes
     differs, and with it the return.
     """
-    rewards = [
-        row[key]
+    ranges = [
+        (row["training/reward_min"], row["training/reward_max"])
         for row in rows
-        for key in ("training/reward_min", "training/reward_max")
-        if key in row
+        if row.keys() >= {"training/reward_min", "training/reward_max"}
     ]
-    if not rewards or not _evaluations(rows):
+    if not ranges or not _evaluations(rows):
         return False
-    largest = max(map(abs, rewards))
-    if max(rewards) - min(rewards) > 1e-5 * largest:  # means of equal numbers are rounded
+    low, high = np.transpose(ranges)
+    largest = np.abs(ranges).max()
+    # They are means over updates. Those of one row are rounded alike, those of two rows, which may
+    # be over 1 update and over 10,000, are not.
+    if (high - low).max() > 1e-6 * largest or high.max() - low.min() > 1e-3 * largest:
         return False
     lengths = [row["eval/avg_episode_length"] for row in _evaluations(rows)]
     lengths += [row["training/episode_length"] for row in rows if row.get("training/episodes")]
-    return largest == 0 or max(lengths) - min(lengths) < 1e-3
+    return bool(largest == 0 or max(lengths) - min(lengths) < 1e-3)
 
 
 def _differ_in_scale(statistics: Any) -> bool:
