@@ -117,5 +117,6 @@ def settings_for_brax(settings) -> dict:
     """Our settings as `ppo.train` takes them."""
     given = dataclasses.asdict(settings)
     del given["statistics_before_loss"]  # always so there
+    assert given.pop("num_seeds") == 1
     assert given.pop("learning_rate_schedule") == "constant"
     return given
