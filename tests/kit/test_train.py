@@ -523,6 +523,26 @@ def test_odd_surroundings_do_not_matter(tmp_path: Path) -> None:
     assert (run / "learning_curve.png").exists()
 
 
+FULL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
+NO_HOME = """
+import os, pwd
+for name in ("HOME", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"):
+    os.environ.pop(name, None)
+pwd.getpwuid = {}.__getitem__
+"""
+
+
+@pytest.mark.parametrize("before", [FULL_DISK, NO_HOME], ids=["full disk", "no home"])
+def test_a_compilation_cache_that_can_not_be_used_only_costs_time(
+    before: str, tmp_path: Path
+) -> None:
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path)} if before == FULL_DISK else {}
+    process = python(f"{before}\n{COMMAND.format(steps=32, args=['check'])}", environ=cache)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, ""), out
+    assert "0 errors" in out
+
+
 def test_help_may_be_cut_short() -> None:
     process = python(COMMAND.format(steps=32, args=["train", "--help"]))
     assert process.stdout is not None
