@@ -84,12 +84,12 @@ class MountainCar(Env):
 
         def place(x: float) -> np.ndarray:
             """Where a point of the road is in the image, in pixels."""
-            return np.array([(x - LEFT) / (RIGHT - LEFT) * 640, 300 - 130 * np.sin(3 * x)])
+            return np.array([(x - LEFT) / (RIGHT - LEFT) * 640, 230 - 100 * np.sin(3 * x)])
 
         image = Image.new("RGB", (640, 384), "white")
         draw = ImageDraw.Draw(image)
         road = [tuple(place(x)) for x in np.linspace(LEFT, RIGHT, 100)]
-        draw.polygon([*road, (640, 440), (0, 440)], (225, 215, 195))
+        draw.polygon([*road, (640, 384), (0, 384)], (225, 215, 195))
         x, y = place(GOAL)
         draw.line((x, y, x, y - 90), (60, 60, 60), 6)
         draw.polygon([(x, y - 90), (x + 44, y - 72), (x, y - 54)], (60, 170, 90))

@@ -11,7 +11,8 @@ task = Task(
     environment=Pendulum,
     settings=PPOConfig(
         episode_length=200,
-        num_timesteps=400_000,
+        num_timesteps=300_000,
+        learning_rate=3e-3,
     ),
     network_factory=make_network_factory(Pendulum.action_space),
 )

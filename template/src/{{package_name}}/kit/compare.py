@@ -158,12 +158,11 @@ def _rollout(
     def step(state: State, key: jax.Array) -> tuple[State, Any]:
         action = jax.vmap(policy)(state.obs, key[None])[0]
         after = strip_weak_types(wrapped.step(state, action))
-        time_is_up = after.info["steps"] >= episode_length
         gave = {
             "obs": after.info["final_obs"],  # not the first one of the next episode
             "reward": after.reward,
             "terminated": after.done * (1 - after.info["truncation"]),
-            "truncated": time_is_up.astype(np.float32),
+            "truncated": after.info["steps"] >= episode_length,
         }
         return after, (state, action, gave)
 
