@@ -90,11 +90,11 @@ class Acrobot(Env):
         """Draws one state, not a batch: (128, 128, 3) uint8."""
         image = Image.new("RGB", (512, 512), "white")
         draw = ImageDraw.Draw(image)
-        draw.line((0, 156, 512, 156), (60, 170, 90), 8)
+        draw.line((0, 136, 512, 136), (60, 170, 90), 8)
         joint, angle = (256.0, 256.0), 0.0
         for turn in state.pipeline_state.angles:
             angle += float(turn)
-            end = (joint[0] + 100 * np.sin(angle), joint[1] + 100 * np.cos(angle))
+            end = (joint[0] + 120 * np.sin(angle), joint[1] + 120 * np.cos(angle))
             draw.line((*joint, *end), (70, 130, 200), 24)
             draw.circle(joint, 16, (230, 190, 60))
             joint = end
