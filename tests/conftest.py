@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("copier-brax-env")
     group.addoption("--combinations", type=int, default=60, help="number of updates to try")
     group.addoption("--examples", type=int, default=60, help="number of sets of answers to try")
-    group.addoption("--rewrite", action="store_true", help="rewrite tests/golden and taken.txt")
+    group.addoption("--rewrite", action="store_true", help="rewrite what is generated")
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,7 @@ def snapshot(target: Path) -> Path:
         files = {
             path
             for path in REPOSITORY.rglob("*")
-            if path.is_file()
+            if (path.is_file() or path.is_symlink())
             and not any(
                 part in tools or part.endswith("_cache")
                 for part in path.relative_to(REPOSITORY).parts
@@ -54,7 +54,7 @@ def snapshot(target: Path) -> Path:
         if path.exists():  # git also lists deleted files until the deletion is committed
             copy = target / path.relative_to(REPOSITORY)
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, copy)
+            shutil.copy2(path, copy, follow_symlinks=False)  # examples link to kit/
     return target
 
 

@@ -12,8 +12,13 @@ from bases import Base
 from brax.envs.base import Env, State
 from brax.envs.wrappers.training import EvalWrapper, VmapWrapper
 from jax._src.interpreters import batching
-from kit.wrappers import EpisodeWrapper, wrap_for_evaluation, wrap_for_training
+from kit.actions import Discrete
+from kit.check import check_env
+from kit.errors import UsageError
+from kit.rollout import draw
+from kit.wrappers import EpisodeWrapper, FrameStack, wrap_for_evaluation, wrap_for_training
 from mjx_cartpole import MjxCartPole
+from toys import OBSERVATIONS, Toy, image
 
 LENGTH = 5
 BATCH = 4
@@ -432,3 +437,88 @@ def test_mjx_data_goes_through() -> None:
     state = jax.eval_shape(env.reset, keys)
     after = jax.eval_shape(env.step, state, jax.ShapeDtypeStruct((8, 1), jnp.float32))
     assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, after)
+
+
+def frames(env: Env, actions: list[float], seed: int = 0) -> tuple[list[Any], list[Any]]:
+    """Observations of an environment along an episode, and of its stack of three."""
+    observations: list[list[Any]] = []
+    for one in (env, FrameStack(env, 3)):
+        state, step = jax.jit(one.reset)(jax.random.PRNGKey(seed)), jax.jit(one.step)
+        observations.append([state.obs])
+        for action in actions:
+            state = step(state, jnp.full(2, action))
+            observations[-1].append(state.obs)
+    return observations[0], observations[1]
+
+
+@pytest.mark.parametrize("kind", OBSERVATIONS)
+def test_a_stack_holds_the_last_observations_the_oldest_first(kind: str) -> None:
+    """The first one fills it; images are stacked along their channels."""
+    one, stacked = frames(Toy(observe=OBSERVATIONS[kind]), [1.0, -1.0, 0.5, 1.0])
+    for t, seen in enumerate(stacked):
+        last = [one[max(t - back, 0)] for back in (2, 1, 0)]
+        wanted = jax.tree.map(lambda *x: np.concatenate(x, axis=-1), *last)
+        jax.tree.map(np.testing.assert_array_equal, seen, wanted)
+        assert jax.tree.map(jnp.dtype, seen) == jax.tree.map(jnp.dtype, one[t])
+
+
+@pytest.mark.parametrize("kind", OBSERVATIONS)
+def test_a_stack_declares_its_size(kind: str) -> None:
+    env = FrameStack(Toy(Discrete(3), OBSERVATIONS[kind]), 3)
+    shapes = jax.tree.map(jnp.shape, jax.eval_shape(env.reset, jax.random.PRNGKey(0)).obs)
+    assert env.observation_size == (shapes if isinstance(shapes, dict) else shapes[0])
+    assert (env.action_space, env.action_size) == (Discrete(3), 3)
+
+
+def test_a_stack_keeps_every_rule() -> None:
+    def observe(x: jax.Array) -> Any:
+        return {"state": jnp.stack([x, -x]), "pixels/view": image(x)}
+
+    assert check_env(FrameStack(Toy(observe=observe), 2), episode_length=8) == check_env(
+        Toy(observe=observe), episode_length=8
+    )
+
+
+def test_the_environment_sees_its_own_observation_and_state() -> None:
+    """An environment may step from its last observation."""
+
+    class Sum(Walk):
+        def step(self, state: State, action: jax.Array) -> State:
+            obs = state.obs + action
+            assert obs.shape == (2,)
+            return super().step(state, action).replace(obs=obs)
+
+    _, after = run(wrap_for_training(FrameStack(Sum(), 2), LENGTH), onwards(LENGTH - 1))
+    np.testing.assert_allclose(after.obs[-1, :, 2:] - after.obs[-1, :, :2], 1.0, rtol=1e-6)
+    np.testing.assert_array_equal(after.pipeline_state["t"][-1], LENGTH - 1)
+
+
+def test_a_new_episode_starts_with_a_new_stack() -> None:
+    actions = onwards(2 * LENGTH)
+    actions[2, 0] = -1
+    env = wrap_for_training(FrameStack(Walk(), 3), LENGTH, keep_final_obs=True)
+    _, after = run(env, actions)
+    starts, times = after.obs[..., ::2], after.obs[..., 1::2]
+    assert np.all(starts == starts[..., :1])  # nothing of the episode before
+    assert times[:, 0].tolist()[:6] == [
+        [0, 0, 1],
+        [0, 1, 2],
+        [0, 0, 0],
+        [0, 0, 1],
+        [0, 1, 2],
+        [1, 2, 3],
+    ]
+    assert after.info["final_obs"][2, 0, 1::2].tolist() == [1, 2, 3]
+
+
+def test_a_stack_is_drawn_as_its_environment() -> None:
+    env = Toy(observe=OBSERVATIONS["image alone"])
+    keys = jax.random.split(jax.random.PRNGKey(0), 1)
+    one, stacked = (np.asarray(draw(e, VmapWrapper(e).reset(keys))) for e in (env, FrameStack(env)))
+    np.testing.assert_array_equal(one, stacked)
+
+
+@pytest.mark.parametrize("num_frames", [0, -1, 2.0])
+def test_a_stack_of_no_frames_is_refused(num_frames: Any) -> None:
+    with pytest.raises(UsageError, match=f"num_frames is {num_frames}, .* above 0"):
+        FrameStack(Walk(), num_frames)

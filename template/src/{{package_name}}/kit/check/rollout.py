@@ -111,13 +111,17 @@ class Rollout:
             "outside": outside,
         }
         differ = [jnp.any(x[:SAME] != x[:1]) for x in after.values() if not is_key(x)]
-        obs = {path: after[path].astype(jnp.float32) for path in carry["lowest"]}
+        # Some of what `reset` shows, `step` may never show again.
+        obs = {
+            path: jnp.stack([before[path], after[path]]).astype(jnp.float32)
+            for path in carry["lowest"]
+        }
         return {
             "state": state,
             "past": past,
             "key_matters": carry["key_matters"] | jnp.any(jnp.stack(differ)),
-            "lowest": jax.tree.map(jnp.minimum, carry["lowest"], obs),
-            "highest": jax.tree.map(jnp.maximum, carry["highest"], obs),
+            "lowest": jax.tree.map(lambda x, y: jnp.minimum(x, y.min(0)), carry["lowest"], obs),
+            "highest": jax.tree.map(lambda x, y: jnp.maximum(x, y.max(0)), carry["highest"], obs),
         }, row
 
     # EXPERIMENTS: single steps from states that were met.

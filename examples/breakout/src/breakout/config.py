@@ -1,0 +1,29 @@
+"""What is trained, and how. Yours: `copier update` never touches this file."""
+
+from .encoder import BoardEncoder
+from .env import Breakout
+from .kit.networks import make_network_factory
+from .kit.ppo import PPOConfig
+from .kit.task import Task
+
+# The mean return that counts as solved. purejaxrl reaches about 40 within 10 million steps.
+THRESHOLD = 40.0
+
+task = Task(
+    environment=Breakout,
+    settings=PPOConfig(
+        episode_length=1000,
+        num_timesteps=600_000,
+        num_envs=64,
+        unroll_length=64,
+        batch_size=16,
+        num_minibatches=8,
+        num_updates_per_batch=4,
+        learning_rate=1e-3,
+        learning_rate_schedule="linear",
+        discounting=0.99,
+        clipping_epsilon=0.2,
+        reward_scaling=1.0,
+    ),
+    network_factory=make_network_factory(Breakout.action_space, encoder=BoardEncoder()),
+)

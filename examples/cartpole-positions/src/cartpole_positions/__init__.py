@@ -1,0 +1,52 @@
+"""The environment and its trained policies.
+
+From the template: changes of yours are kept, `copier update` merges new versions in.
+
+Once this package is imported, Brax makes the environment too:
+`brax.envs.get_environment("cartpole_positions")`.
+"""
+
+import os
+
+from . import kit  # first, because it keeps what Brax imports from printing
+
+try:
+    from .env import CartPolePositions
+except ImportError as error:
+    error.add_note("If you renamed the class in env.py, rename it in __init__.py and config.py.")
+    raise
+from .kit.rollout import Policy
+
+__all__ = ["CartPolePositions", "load_policy"]
+
+kit.register_environment(
+    "cartpole_positions",
+    CartPolePositions,
+)
+
+
+def load_policy(
+    run: str | os.PathLike[str],
+    *,
+    steps: int | None = None,
+    seed: int | None = None,
+    deterministic: bool = True,
+) -> Policy:
+    """Reads a trained policy.
+
+    Args:
+      run: the folder that `train` left.
+      steps: which checkpoint, by its number of steps; the newest if None.
+      seed: which seed of the run; the one that was best at that checkpoint if None.
+      deterministic: take the most likely action; otherwise sample as in training.
+
+    Returns:
+      `policy(obs, key) -> (action, extras)`, jitted, for any leading dimensions of `obs`.
+    """
+    # Imported here, because they take a second that an environment alone does not need.
+    from . import config
+    from .kit import runs, task
+
+    return runs.load_policy(
+        run, task.tasks_in(config), steps=steps, seed=seed, deterministic=deterministic
+    )

@@ -1,0 +1,14 @@
+"""The command line, which is also `python -m mountain_car`.
+
+From the template: changes of yours are kept, `copier update` merges new versions in.
+"""
+
+from .kit import cli
+
+
+def main() -> None:
+    cli.main("mountain-car", "mountain_car.config")
+
+
+if __name__ == "__main__":
+    main()

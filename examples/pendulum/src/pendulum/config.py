@@ -1,0 +1,18 @@
+"""What is trained, and how. Yours: `copier update` never touches this file."""
+
+from .env import Pendulum
+from .kit.networks import make_network_factory
+from .kit.ppo import PPOConfig
+from .kit.task import Task
+
+THRESHOLD = -200.0  # the mean return that counts as solved
+
+task = Task(
+    environment=Pendulum,
+    settings=PPOConfig(
+        episode_length=200,
+        num_timesteps=300_000,
+        learning_rate=3e-3,
+    ),
+    network_factory=make_network_factory(Pendulum.action_space),
+)
