@@ -132,7 +132,12 @@ MUTANTS: dict[str, tuple[Case, str, str, str]] = {
         "- phi2",
         "observation[4]",
     ),
-    "the last step costs": (ACROBOT, "jnp.where(reached, 0.0, -1.0)", "-jnp.ones(())", "reward"),
+    "the last step costs": (
+        ACROBOT,
+        "reached.astype(jnp.float32) - 1.0",
+        "-jnp.ones(())",
+        "reward",
+    ),
     "a weaker motor": (CAR, "POWER = 0.0015", "POWER = 0.0014", "observation[0]"),
     "no wall": (CAR, "(position <= LEFT) & (speed < 0)", "False", "observation[1]"),
     "the other car's goal": (CAR, "GOAL = 0.45", "GOAL = 0.5", "reward"),

@@ -77,7 +77,7 @@ class Acrobot(Env):
         return state.replace(
             pipeline_state=links,
             obs=self._observe(links),
-            reward=jnp.where(reached, 0.0, -1.0),
+            reward=reached.astype(jnp.float32) - 1.0,
             done=reached.astype(jnp.float32),
         )
 
