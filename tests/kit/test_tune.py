@@ -1,0 +1,397 @@
+"""The search for settings, what it keeps, and what it writes into config.py."""
+
+import dataclasses
+import importlib.util
+import io
+import multiprocessing
+import os
+import re
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from brax.envs.base import State
+from kit import config_file, tune
+from kit.errors import TrainingStopped, UsageError
+from kit.members import NUMBERS, Curves, Trainer
+from kit.ppo import PPOConfig
+from kit.task import Task
+from kit.tune import Result
+from rich.console import Console
+from toys import Toy, toy_task
+
+optuna = pytest.importorskip("optuna")
+
+TASK = toy_task(num_timesteps=64, episode_length=4, num_eval_envs=2)
+
+
+class FakeTrainer:
+    """Stands for training where only the search is tested: returns follow from the settings.
+
+    The best are a large learning rate and large batches; each seed differs a little.
+    """
+
+    def __init__(self, task: Task, count: int, console: Console, check: Any) -> None:
+        self.count, self.check = count, check
+
+    def compiled(self, settings: PPOConfig) -> None:
+        self.check()
+
+    def speed(self, settings: PPOConfig) -> float:
+        return 1e6
+
+    def train(
+        self,
+        settings: PPOConfig,
+        numbers: Sequence[Mapping[str, float]],
+        *,
+        seed: int,
+        steps: int,
+        evaluations: int,
+        seconds: float,
+    ) -> Curves:
+        self.check()
+        assert len(numbers) == self.count
+        time.sleep(0.05)
+        end = np.array([np.log10(x["learning_rate"]) for x in numbers]) + settings.num_envs / 100
+        end += np.random.default_rng(seed).normal(size=self.count) / 100
+        share = np.linspace(1 / evaluations, 1, evaluations)
+        return Curves((steps * share).astype(int), share[:, None] * end - 10)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune, "Trainer", FakeTrainer)
+
+
+def search(
+    folder: Path, seconds: float = 2.0, task: Task = TASK, **options: Any
+) -> tuple[Any, str]:
+    """What was found, and what was printed."""
+    text = io.StringIO()
+    console = Console(file=text, width=120)
+    found = tune.tune(task, minutes=seconds / 60, folder=folder, console=console, **options)
+    return found, text.getvalue()
+
+
+def trials(folder: Path) -> list[Any]:
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(folder / "journal.log"))
+    )
+    names = optuna.get_all_study_names(storage)
+    return [x for name in names for x in optuna.load_study(study_name=name, storage=storage).trials]
+
+
+# ---- training -----------------------------------------------------------------------------------
+
+
+class Exploding(Toy):
+    """The observation is NaN for whoever pushes too far to the right."""
+
+    def step(self, state: State, action: Any) -> State:
+        after = super().step(state, action)
+        x = after.pipeline_state["x"]
+        return after.replace(obs=jnp.where(x > 1.9, jnp.nan, after.obs))
+
+
+@pytest.fixture(scope="module")
+def trained() -> Curves:
+    """Members that differ in the learning rate, the last of which diverges."""
+    task = dataclasses.replace(TASK, settings=dataclasses.replace(TASK.settings))
+    trainer = Trainer(task, 4, Console(file=io.StringIO()), lambda: None)
+    numbers = [{name: getattr(task.settings, name) for name in NUMBERS} for _ in range(4)]
+    for member, rate in enumerate((1e-3, 1e-3, 1e-2, 1e38)):
+        numbers[member]["learning_rate"] = rate
+    return trainer.train(
+        task.settings, numbers, seed=3, steps=64, evaluations=2, seconds=float("inf")
+    )
+
+
+def test_members_train_by_their_own_numbers_and_seeds(trained: Curves) -> None:
+    assert trained.steps.tolist() == [32, 64]
+    assert trained.returns.shape == (2, 4)
+    assert len(set(trained.returns[-1, :3])) == 3
+
+
+def test_a_member_that_diverges_does_not_stop_the_others(trained: Curves) -> None:
+    assert np.isnan(trained.returns[-1, 3])
+    assert np.isfinite(trained.returns[:, :3]).all()
+
+
+def test_a_run_that_is_cut_off_keeps_its_last_evaluation() -> None:
+    trainer = Trainer(TASK, 2, Console(file=io.StringIO()), lambda: None)
+    numbers = [{name: getattr(TASK.settings, name) for name in NUMBERS}] * 2
+    curves = trainer.train(TASK.settings, numbers, seed=0, steps=640, evaluations=3, seconds=0)
+    assert len(curves.steps) == len(curves.returns) == 3
+    assert (curves.returns == curves.returns[0]).all()
+
+
+# ---- scores -------------------------------------------------------------------------------------
+
+
+def result(*curves: Sequence[float]) -> Result:
+    returns = np.array(curves, float).T
+    return Result({}, Curves(100 * (1 + np.arange(len(returns))), returns), 1)
+
+
+def test_the_end_counts_most_and_sooner_is_better() -> None:
+    late, soon, forgets = result([0, 0, 9, 9]), result([0, 9, 9, 9]), result([9, 9, 9, 0])
+    assert soon.score > late.score > forgets.score
+
+
+def test_one_seed_that_fails_costs_more_than_slowness() -> None:
+    slow = result([0, 0, 9, 9], [0, 0, 9, 9])
+    assert slow.score > result([9, 9, 9, 9], [0, 0, 0, 0]).score
+
+
+def test_solved_means_that_the_return_stays() -> None:
+    found = result([9, 0, 9, 9], [0, 0, 0, 0], [9, 9, 9, 9])
+    assert found.solved_after(8).tolist() == [300, np.inf, 100]
+    assert not found.solves(8)
+    assert result([0, 9], [9, 8]).solves(8)
+    assert not result([0, 9], [9, np.nan]).solves(8)
+    assert not found.solves(None)
+
+
+# ---- the search ---------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("fake")
+def test_it_finds_what_is_best_and_says_so(tmp_path: Path) -> None:
+    found, text = search(tmp_path / "it", 3)
+    assert found.settings["learning_rate"] > 5e-3
+    assert found.settings["num_envs"] == 16
+    assert found.rank == 2
+    rows = dict(re.findall(r"^│ (\S.*?) +│ (.*?) *│", text, re.M))
+    assert float(rows["learning_rate"]) == found.settings["learning_rate"]
+    assert int(rows["seeds"]) >= 5
+    assert "config.py" in text
+    assert {x.state.name for x in trials(tmp_path / "it")} == {"COMPLETE", "PRUNED"}
+
+
+@pytest.mark.usefixtures("fake")
+def test_each_structure_is_tried_before_any_again(tmp_path: Path) -> None:
+    search(tmp_path / "it")
+    tried = [tune._structure(x.params) for x in trials(tmp_path / "it")][:: tune.MEMBERS]
+    assert len(set(tried)) == 6
+    assert set(tried[:6]) == set(tried)
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_second_call_goes_on(tmp_path: Path) -> None:
+    first, _ = search(tmp_path / "it")
+    before = len(trials(tmp_path / "it"))
+    second, text = search(tmp_path / "it")
+    assert f"{before} settings so far" in text
+    assert len(trials(tmp_path / "it")) > before
+    assert second.score >= first.score - 0.05
+    shown, _ = search(tmp_path / "it", 0)
+    assert shown.settings == second.settings
+
+
+@pytest.mark.usefixtures("fake")
+def test_another_task_starts_a_search_of_its_own(tmp_path: Path) -> None:
+    search(tmp_path / "it")
+    before = len(trials(tmp_path / "it"))
+    _, text = search(tmp_path / "it", task=toy_task(num_timesteps=64, episode_length=6))
+    assert "a new one starts beside it" in text
+    _, text = search(tmp_path / "it", 0)
+    assert f"{before} settings so far" in text
+
+
+@pytest.mark.usefixtures("fake")
+def test_it_ends_at_the_threshold(tmp_path: Path) -> None:
+    start = time.monotonic()
+    found, text = search(tmp_path / "it", 60, threshold=-12.4)
+    assert time.monotonic() - start < 30
+    assert found.solves(-12.4)
+    assert "seeds at -12.4" in text
+
+
+@pytest.mark.usefixtures("fake")
+def test_settings_that_solve_the_task_are_left_alone(tmp_path: Path) -> None:
+    found, _ = search(tmp_path / "it", 60, threshold=-100.0)
+    assert not found.settings
+    assert not trials(tmp_path / "it")
+
+
+@pytest.mark.usefixtures("fake")
+def test_settings_that_diverge_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large learning rates diverge; the search goes on with the others."""
+    train = FakeTrainer.train
+
+    def diverging(self: FakeTrainer, settings: Any, numbers: Any, **options: Any) -> Curves:
+        curves = train(self, settings, numbers, **options)
+        curves.returns[:, [x["learning_rate"] > 3e-3 for x in numbers]] = np.nan
+        return curves
+
+    monkeypatch.setattr(FakeTrainer, "train", diverging)
+    found, text = search(tmp_path / "it")
+    assert 1e-3 < found.settings["learning_rate"] <= 3e-3
+    assert " diverged" in text
+    for trial in trials(tmp_path / "it"):
+        if trial.params["learning_rate"] > 3.1e-3:
+            assert trial.state.name == "PRUNED"
+            assert not trial.intermediate_values
+
+
+def another(folder: Path) -> None:
+    tune.Trainer = FakeTrainer  # type: ignore[assignment, misc]
+    search(folder, 3)
+
+
+@pytest.mark.usefixtures("fake")
+def test_two_processes_share_a_search(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("fork").Process(target=another, args=(tmp_path / "it",))
+    process.start()
+    search(tmp_path / "it", 3)
+    process.join(30)
+    assert process.exitcode == 0
+    found = trials(tmp_path / "it")
+    assert [x.number for x in found] == list(range(len(found)))
+    assert all(x.state.is_finished() for x in found)
+    assert len(found) > 6 * tune.MEMBERS
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_what_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    train, runs = FakeTrainer.train, []
+
+    def stopping(self: FakeTrainer, *args: Any, **options: Any) -> Curves:
+        runs.append(options)
+        if len(runs) == 4:  # the second round has begun
+            os.kill(os.getpid(), number)
+        return train(self, *args, **options)
+
+    monkeypatch.setattr(FakeTrainer, "train", stopping)
+    text = io.StringIO()
+    with pytest.raises(TrainingStopped) as stopped:
+        tune.tune(TASK, minutes=1, folder=tmp_path / "it", console=Console(file=text, width=120))
+    assert stopped.value.signal == number
+    assert "learning_rate" in text.getvalue()
+    found = trials(tmp_path / "it")
+    assert len(found) == 2 * tune.MEMBERS
+    assert all(x.state.is_finished() for x in found)
+    _, after = search(tmp_path / "it")
+    assert f"{len(found)} settings so far" in after
+
+
+def test_mistakes_get_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="--minutes has to be"):
+        search(tmp_path, -60)
+    with pytest.raises(UsageError, match="--threshold has to be"):
+        search(tmp_path, threshold=float("nan"))
+    with pytest.raises(UsageError, match="Nothing was found"):
+        search(tmp_path / "new", 0)
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="name another --folder"):
+        search(tmp_path / "file")
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "journal.log").write_text("no journal\n\n\n")
+    with pytest.raises(UsageError, match="is damaged"):
+        search(damaged)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="uv sync --extra tune"):
+        search(tmp_path)
+
+
+def test_large_observations_have_fewer_members_and_no_larger_batches() -> None:
+    wide = toy_task(observe=lambda x: jnp.full(100_000, x), num_envs=1, batch_size=1)
+    members, structures = tune._structures(wide)
+    assert members == tune.MEMBERS
+    assert {x.batches for x in structures} == {"own"}
+    wider = dataclasses.replace(wide, settings=dataclasses.replace(wide.settings, batch_size=512))
+    assert tune._structures(wider)[0] == 4
+
+
+# ---- config.py ----------------------------------------------------------------------------------
+
+PLAIN = """\
+# Ü: what is trained
+task = Task(
+    environment=Env,
+    settings=PPOConfig(
+        episode_length=100,  # as published
+        # of Adam
+        learning_rate=1e-4,  # not larger
+    ),
+    network_factory=make(),
+)
+other = Task(Env, PPOConfig(episode_length=5, learning_rate=1e-4), make())
+"""
+
+
+def rewritten(tmp_path: Path, source: str, name: str = "task", **changed: Any) -> str | None:
+    path = tmp_path / "config.py"
+    path.write_bytes(source.encode())
+    done = config_file.write(path, name, changed)
+    text = path.read_bytes().decode()
+    assert done or text == source
+    return text if done else None
+
+
+def test_only_the_lines_of_the_task_change(tmp_path: Path) -> None:
+    text = rewritten(tmp_path, PLAIN, learning_rate=0.002, num_envs=4, max_grad_norm=None)
+    assert text == PLAIN.replace(
+        "learning_rate=1e-4,  # not larger\n",
+        "learning_rate=0.002,  # not larger\n        num_envs=4,\n        max_grad_norm=None,\n",
+    )
+
+
+def test_a_second_task_on_one_line_is_changed_alone(tmp_path: Path) -> None:
+    text = rewritten(tmp_path, PLAIN, "other", learning_rate=0.002, num_envs=4)
+    assert text == PLAIN.replace("5, learning_rate=1e-4)", "5, learning_rate=0.002, num_envs=4)")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("PPOConfig(9)", "PPOConfig(9, num_envs=4)"),
+        ("PPOConfig(9,)", "PPOConfig(9, num_envs=4,)"),
+        ("PPOConfig()", "PPOConfig(num_envs=4)"),
+        ("PPOConfig(num_envs=(2))", "PPOConfig(num_envs=(4))"),
+        ("PPOConfig(episode_length=(9))", "PPOConfig(episode_length=(9), num_envs=4)"),
+        ("ppo.PPOConfig(num_envs=2 * 'é'.count('é'))", "ppo.PPOConfig(num_envs=4)"),
+        ("PPOConfig(\n  9\n  )", "PPOConfig(\n  9,\n      num_envs=4,\n  )"),
+        ("PPOConfig(9,  # (\n)", "PPOConfig(9,  # (\n    num_envs=4,\n)"),
+        ("PPOConfig(\r\n    9,\r\n)", "PPOConfig(\r\n    9,\r\n    num_envs=4,\r\n)"),
+        (
+            "PPOConfig(\n    9  # é\n    # last\n)",
+            "PPOConfig(\n    9,  # é\n    # last\n    num_envs=4,\n)",
+        ),
+    ],
+)
+@pytest.mark.parametrize(
+    "form", ["task = Task(Env, {}, make())", "task: Task = k.Task(settings={})"]
+)
+def test_other_ways_to_write_it(tmp_path: Path, form: str, before: str, after: str) -> None:
+    source = "# é\nimport x\n" + form + "\n"
+    assert rewritten(tmp_path, source.format(before), num_envs=4) == source.format(after)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "settings = PPOConfig(9)\ntask = Task(Env, settings, make())",
+        "task = dataclasses.replace(other, settings=PPOConfig(9))",
+        "task = Task(Env, PPOConfig(9, **more), make())",
+        "task = Task(Env, PPOConfig(*numbers), make())",
+        "task = Task(Env, PPOConfig(9, 1000, 1), make())",
+        "other = Task(Env, PPOConfig(9), make())",
+        "task = Task(Env, dataclasses.replace(PPOConfig(9), seed=1), make())",
+        "task = (",
+    ],
+)
+def test_what_is_written_otherwise_is_left_alone(tmp_path: Path, source: str) -> None:
+    assert rewritten(tmp_path, source, num_envs=4) is None
