@@ -28,7 +28,7 @@ from toys import toy_task
 
 optuna = pytest.importorskip("optuna")
 
-TASK = toy_task(num_timesteps=64, episode_length=4, num_eval_envs=2)
+TASK = toy_task(num_timesteps=64, episode_length=4, num_eval_envs=2, learning_rate=1e-6)
 
 
 class FakeTrainer:
@@ -62,7 +62,7 @@ class FakeTrainer:
         self.check()
         assert len(numbers) == self.count
         FakeTrainer.clock += 60 * steps / settings.num_timesteps
-        end = np.array([np.log10(x["learning_rate"]) for x in numbers]) + settings.num_envs / 100
+        end = np.array([np.log10(x["learning_rate"]) for x in numbers]) + settings.num_envs / 10
         end += np.random.default_rng(seed).normal(size=self.count) / 100
         share = np.linspace(1 / evaluations, 1, evaluations)
         return Curves((steps * share).astype(int), share[:, None] * end - 10)
@@ -164,12 +164,13 @@ def test_solved_means_that_the_return_stays() -> None:
 @pytest.mark.usefixtures("fake")
 def test_it_finds_what_is_best_and_says_so(tmp_path: Path) -> None:
     found, text = search(tmp_path / "it", 16)
-    assert found.settings["learning_rate"] > 5e-3
+    assert found.settings["learning_rate"] > 1e-3
     assert found.settings["num_envs"] == 16
     assert found.rank == 2
     rows = dict(re.findall(r"^│ (\S.*?) +│ (.*?) *│", text, re.M))
     assert float(rows["learning_rate"]) == found.settings["learning_rate"]
     assert int(rows["seeds"]) == tune.MEMBERS
+    assert found.curves.returns.shape == (tune.EVALUATIONS, tune.MEMBERS)
     assert "config.py" in text
     assert {x.state.name for x in trials(tmp_path / "it")} == {"COMPLETE", "PRUNED"}
 
@@ -205,10 +206,10 @@ def test_another_task_starts_a_search_of_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("fake")
 def test_it_ends_at_the_threshold(tmp_path: Path) -> None:
-    found, text = search(tmp_path / "it", 60, threshold=-12.4)
-    assert found.solves(-12.4)
+    found, text = search(tmp_path / "it", 60, threshold=-12.0)
+    assert found.solves(-12.0)
     assert found.rank == 2
-    assert "seeds at -12.4" in text
+    assert "seeds at -12 " in text
     assert len(trials(tmp_path / "it")) <= 3 * tune.MEMBERS
 
 
@@ -233,7 +234,7 @@ def test_settings_that_diverge_are_told_apart(
 
     monkeypatch.setattr(FakeTrainer, "train", diverging)
     found, text = search(tmp_path / "it")
-    assert 1e-3 < found.settings["learning_rate"] <= 3e-3
+    assert found.settings["learning_rate"] <= 3e-3
     assert " diverged" in text
     for trial in trials(tmp_path / "it"):
         if trial.params["learning_rate"] > 3.1e-3:
@@ -401,7 +402,7 @@ def test_what_is_written_otherwise_is_left_alone(tmp_path: Path, source: str) ->
 
 
 @pytest.mark.usefixtures("fake")
-@pytest.mark.parametrize("threshold", [-12.4, 0.0])
+@pytest.mark.parametrize("threshold", [-12.0, 0.0])
 def test_the_command_writes_and_says_whether_the_threshold_is_reached(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], threshold: float
 ) -> None:

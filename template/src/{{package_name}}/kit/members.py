@@ -131,11 +131,14 @@ class Trainer:
         if settings not in self._programs:
             shared = next(n for n in range(jax.device_count(), 0, -1) if self.count % n == 0)
             programs = Programs(dataclasses.replace(self.task, settings=settings), shared)
-            with Display(self.console, 1) as display, display.compiling():
-                # In a thread, so that a signal need not wait for it.
-                job = ThreadPoolExecutor(1).submit(programs.compile)
-                while not wait([job], CHUNK_SECONDS).done:
-                    self.check()
-                job.result()
+            pool = ThreadPoolExecutor(1)  # so that a signal need not wait for the compiler
+            try:
+                with Display(self.console, 1) as display, display.compiling():
+                    job = pool.submit(programs.compile)
+                    while not wait([job], CHUNK_SECONDS).done:
+                        self.check()
+                    job.result()
+            finally:
+                pool.shutdown(wait=False)
             self._programs[settings] = programs
         return self._programs[settings]

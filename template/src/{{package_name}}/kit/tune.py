@@ -7,7 +7,7 @@ for a round, the other numbers differ; Optuna proposes both, and its journal fil
 found. All settings of a round train for half of the steps on one seed each. Those that are among
 the best quarter of all rounds so far start again, for all of the steps, on 4 or more other seeds
 (asynchronous successive halving, Li et al. 2020, arXiv:1810.05934). At the end the best ones train
-once more, on the seeds that `train --num-seeds` uses, because the best of many is partly luck.
+once more, on 16 seeds, those that `train --num-seeds` uses: the best of many is partly luck.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ MEMBERS = 16  # settings, or seeds of fewer settings, that train at once
 EVALUATIONS = 8  # of a run with all steps
 EPISODES = 32  # of an evaluation, at most
 FINALISTS = 3
-MAX_BYTES = 2e9  # of the observations that all members collect for an update
+MAX_BYTES = 1e9  # of the observations that all members collect for an update
 
 BATCHES: dict[str, dict[str, Any]] = {
     # The defaults of this project.
@@ -158,9 +158,10 @@ def tune(
         raise UsageError("--threshold has to be a finite number.")
     console = console or Console()
     with stop_requests() as request:
-        search = _Search(task, folder or Path("tune") / name, console, minutes, request)
+        place = folder or Path("tune") / name
+        search = _Search(task, place, console, minutes, threshold, request)
         with contextlib.suppress(_Stopped):
-            search.run(threshold)
+            search.run()
         results = search.results()
         if results:
             console.print(table(task.settings, results, threshold))
@@ -182,10 +183,17 @@ class _Search:
     """One call of `tune`: the study, the programs and the time that is left."""
 
     def __init__(
-        self, task: Task, folder: Path, console: Console, minutes: float, request: StopRequest
+        self,
+        task: Task,
+        folder: Path,
+        console: Console,
+        minutes: float,
+        threshold: float | None,
+        request: StopRequest,
     ) -> None:
         self.optuna = _import_optuna()
-        self.task, self.console, self.request = task, console, request
+        self.task, self.console = task, console
+        self.threshold, self.request = threshold, request
         self.seconds = 60 * minutes
         self.deadline = time.monotonic() + self.seconds
         self.longest = 0.0  # seconds that a run with all steps has taken
@@ -241,26 +249,26 @@ class _Search:
 
     # ---- the order of things --------------------------------------------------------------------
 
-    def run(self, threshold: float | None) -> None:
+    def run(self) -> None:
         """Until the time is over, or the threshold is reached."""
         if not self.seconds:
             return
         self._choose_steps()
-        if self._own().solves(threshold):
+        if self._own().solves(self.threshold):
             self._say("The settings of config.py reach the threshold on every seed.")
             return
         longest_round = 0.0
         # The time for one run of the finals is kept.
-        while not self._is_solved(threshold, 2) and self._left() > longest_round + self.longest:
+        while not self._is_solved(2) and self._left() > longest_round + self.longest:
             start = time.monotonic()
             self._round()
             longest_round = max(longest_round, time.monotonic() - start)
-            if self._is_solved(threshold, 1):
-                self._finals()
-        self._finals()
+            self._finals(only_solving=True)
+        if not self._is_solved(2):
+            self._finals()
 
-    def _is_solved(self, threshold: float | None, rank: int) -> bool:
-        return any(x.solves(threshold) for x in self.results() if x.rank >= rank)
+    def _is_solved(self, rank: int) -> bool:
+        return any(x.solves(self.threshold) for x in self.results() if x.rank >= rank)
 
     def _choose_steps(self) -> None:
         """How long settings train: the same in all calls of a search."""
@@ -344,22 +352,23 @@ class _Search:
         good = [trial for trial in scores if scores[trial] >= np.quantile(known, 0.75)]
         return sorted(good, key=lambda trial: -scores[trial])[: self.trainer.count // 4]
 
-    def _finals(self) -> None:
-        """Trains the best settings on the seeds of `train --num-seeds`."""
+    def _finals(self, *, only_solving: bool = False) -> None:
+        """Trains the best settings on the seeds of `train --num-seeds`, as many as members.
+
+        So many, because several settings that are tried on few seeds include a lucky one.
+        """
         complete = self.optuna.trial.TrialState.COMPLETE
-        best = sorted(
-            (trial for trial in self._trials() if trial.state == complete),
-            key=lambda trial: -trial.value,
-        )[:FINALISTS]
-        new = [x for x in best if f"final {x.number}" not in self.study.user_attrs]
-        for structure in dict.fromkeys(_structure(trial.params) for trial in new):
-            group = [trial for trial in new if _structure(trial.params) == structure]
-            if self._left() > self.longest:
-                numbers = [_numbers(trial.params) for trial in group]
-                found = self._train(structure, numbers, self.task.settings.seed, self.steps)
-                for trial, curves in zip(group, found, strict=True):
-                    self.study.set_user_attr(f"final {trial.number}", _saved(curves))
-                self._say(f"{structure}: the best finalist has {_summary(found)}")
+        found = [(self._result(x), x) for x in self._trials() if x.state == complete]
+        found.sort(key=lambda x: (not x[0].solves(self.threshold), -x[1].value))
+        for result, trial in found[:FINALISTS]:
+            is_wanted = result.solves(self.threshold) or not only_solving
+            if result.rank < 2 and is_wanted and self._left() > self.longest:
+                structure, numbers = _structure(trial.params), [_numbers(trial.params)]
+                curves = self._train(structure, numbers, self.task.settings.seed, self.steps)[0]
+                self.study.set_user_attr(f"final {trial.number}", _saved(curves))
+                self._say(f"{structure}, a finalist: {_summary([curves])}")
+                if Result({}, curves, 2).solves(self.threshold):
+                    return
 
     def _train(
         self, structure: Structure, numbers: list[dict[str, float]], seed: int, steps: int
@@ -397,21 +406,19 @@ class _Search:
         )
 
     def results(self) -> list[Result]:
-        """All that is known, the best first."""
-        attrs = self.study.user_attrs
-        found = []
-        complete = self.optuna.trial.TrialState.COMPLETE
-        for trial in self._trials():
-            if "curves" in trial.user_attrs:
-                final = attrs.get(f"final {trial.number}")
-                rank = 2 if final else int(trial.state == complete)
-                settings = _structure(trial.params).settings() | _numbers(trial.params)
-                found.append(Result(settings, _loaded(final or trial.user_attrs["curves"]), rank))
-        if "own" in attrs:
+        """All that is known, the best first: what solves the task, then by score."""
+        found = [self._result(trial) for trial in self._trials() if "curves" in trial.user_attrs]
+        if "own" in self.study.user_attrs:
             rank = max([1, *(result.rank for result in found)])
-            found.append(Result({}, _loaded(attrs["own"]), rank))
+            found.append(Result({}, _loaded(self.study.user_attrs["own"]), rank))
         found = [result for result in found if np.isfinite(result.score)]
-        return sorted(found, key=lambda result: (-result.rank, -result.score))
+        return sorted(found, key=lambda x: (-x.rank, not x.solves(self.threshold), -x.score))
+
+    def _result(self, trial: Any) -> Result:
+        final = self.study.user_attrs.get(f"final {trial.number}")
+        rank = 2 if final else int(trial.state == self.optuna.trial.TrialState.COMPLETE)
+        settings = _structure(trial.params).settings() | _numbers(trial.params)
+        return Result(settings, _loaded(final or trial.user_attrs["curves"]), rank)
 
     def _trials(self) -> list[Any]:
         return self.study.get_trials(deepcopy=False)
@@ -464,7 +471,7 @@ def _import_optuna() -> Any:
         raise UsageError(
             "tune needs the package optuna: install the extra with `uv sync --extra tune`."
         )
-    import optuna
+    import optuna  # type: ignore[import-not-found, unused-ignore]
 
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
