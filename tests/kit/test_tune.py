@@ -283,6 +283,7 @@ def test_a_signal_keeps_what_is_known(
         tune.tune(TASK, minutes=10, folder=tmp_path / "it", console=Console(file=text, width=120))
     assert stopped.value.signal == number
     assert "learning_rate" in text.getvalue()
+    assert "The same command goes on" in text.getvalue()
     found = trials(tmp_path / "it")
     assert len(found) == 2 * tune.MEMBERS
     assert all(x.state.is_finished() for x in found)

@@ -166,6 +166,7 @@ def tune(
         if results:
             console.print(table(task.settings, results, threshold))
     if request.signal:
+        Display(console, 1).say(f"Stopped. The same command goes on with what is in {place}.")
         raise TrainingStopped(request.signal)
     if not results:
         raise UsageError(
@@ -278,7 +279,8 @@ class _Search:
             # A tenth of the time for a run leaves time for some structures and the finals.
             fits = self.trainer.speed(config) * self.seconds / 10
             fits = float(f"{max(fits, EVALUATIONS * config.steps_per_update):.1g}")
-            self.study.set_user_attr("steps", min(asked, int(fits)))
+            if "steps" not in self.study.user_attrs:  # another process may have been faster
+                self.study.set_user_attr("steps", min(asked, int(fits)))
         self.steps = self.study.user_attrs["steps"]
         if self.steps < asked:
             self._say(
