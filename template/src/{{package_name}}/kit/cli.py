@@ -1,4 +1,4 @@
-"""The command line: check | train | play | replay | export | bench.
+"""The command line: check | train | tune | play | replay | export | bench.
 
 From the template: changes of yours are kept, `copier update` merges new versions in.
 
@@ -25,10 +25,11 @@ from rich.console import Console
 from rich.table import Table
 
 from . import check as checker
-from . import devices, files, fingerprint, rollout, runs
+from . import config_file, devices, files, fingerprint, rollout, runs
 from . import export as exporting
 from . import replay as replaying
 from . import train as training
+from . import tune as tuning
 from .actions import action_space_of
 from .errors import OutOfMemoryError, TrainingDivergedError, TrainingStopped, UsageError
 from .ppo import PPOConfig
@@ -76,6 +77,26 @@ class Train:
     """How many processes train together; goes with --coordinator."""
     process_id: int | None = None
     """Which of them this is, from 0; goes with --coordinator."""
+
+
+@dataclass
+class Tune:
+    """Search settings of PPO that solve the task, many at once; needs the extra `tune`.
+
+    What is found is kept in a folder: a second call goes on, also at the same time.
+    """
+
+    task: TaskName = None
+    """Which task of config.py; the first one by default."""
+    minutes: float = 10.0
+    """How long to search, compiling included; 0 shows what was found before."""
+    threshold: float | None = None
+    """The return that solves the task; the search ends when a setting reaches it on all seeds."""
+    write: bool = False
+    """Write what was found into config.py."""
+    folder: Path | None = None
+    """Where to keep the search; tune/<task> by default."""
+    config: tyro.conf.Suppress[str | None] = None
 
 
 @dataclass
@@ -150,11 +171,14 @@ def main(program: str, config: str | ModuleType, args: Sequence[str] | None = No
 def _run(program: str, config: str | ModuleType, args: Sequence[str]) -> None:
     try:
         _configure()
-        if list(args[:1]) not in (["train"], ["replay"]):  # which look for devices later
+        if list(args[:1]) not in (["train"], ["tune"], ["replay"]):  # which look for devices later
             _refuse_no_device()
         # Imported here, because a task with unusable settings is a mistake like any other.
-        tasks = tasks_in(importlib.import_module(config) if isinstance(config, str) else config)
+        module = importlib.import_module(config) if isinstance(config, str) else config
+        tasks = tasks_in(module)
         command = _parse(program, tasks, args)
+        if isinstance(command, Tune):
+            command.config = module.__file__
         COMMANDS[str(args[0])][1](program, tasks, command)
     except UsageError as error:
         _fail(2, str(error))
@@ -201,6 +225,7 @@ def _parse(program: str, tasks: Mapping[str, Task], args: Sequence[str]) -> Any:
     defaults = {
         "check": Check(),
         "train": Train(_default_settings(tasks, args), training.Options()),
+        "tune": Tune(),
         "play": Play(tyro.MISSING),
         "replay": Replay(tyro.MISSING),
         "export": Export(tyro.MISSING),
@@ -280,6 +305,26 @@ def _train(program: str, tasks: Mapping[str, Task], asked: Train) -> None:
     )
     if devices.is_first():
         print(f"Done. See what it learned: uv run {program} play {files.quoted(run)}")
+
+
+def _tune(program: str, tasks: Mapping[str, Task], asked: Tune) -> None:
+    devices.use_cores(tuning.MEMBERS)
+    _refuse_no_device()
+    name, task = choose(tasks, asked.task)
+    found = tuning.tune(
+        task, name=name, minutes=asked.minutes, threshold=asked.threshold, folder=asked.folder
+    )
+    changed = {k: v for k, v in found.settings.items() if getattr(task.settings, k) != v}
+    if not changed:
+        print("The settings of config.py are the best ones that are known.")
+    elif asked.write and asked.config and config_file.write(Path(asked.config), name, changed):
+        print(f"Written into config.py. To train: uv run {program} train {name}")
+    else:
+        if asked.write:
+            print(f"Not written, because config.py does not say {name} = Task(... PPOConfig(...)).")
+        print(f"For PPOConfig(...) of {name} in config.py:\n")
+        print("".join(f"        {key}={value!r},\n" for key, value in changed.items()))
+    sys.exit(asked.threshold is not None and not found.solves(asked.threshold))
 
 
 def _play(program: str, tasks: Mapping[str, Task], asked: Play) -> None:
@@ -376,6 +421,7 @@ def _bench(program: str, tasks: Mapping[str, Task], asked: Bench) -> None:
 COMMANDS: dict[str, tuple[type, Callable[[str, Mapping[str, Task], Any], None]]] = {
     "check": (Check, _check),
     "train": (Train, _train),
+    "tune": (Tune, _tune),
     "play": (Play, _play),
     "replay": (Replay, _replay),
     "export": (Export, _export),

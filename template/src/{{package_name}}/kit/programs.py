@@ -115,10 +115,11 @@ class Programs:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def init(self) -> TrainingState:
-        """The state that training starts from."""
+    def init(self, seed: int | None = None) -> TrainingState:
+        """The state that training starts from; its seed is that of the settings if None."""
+        seed = self._config.seed if seed is None else seed
         with self._watch_memory("init"):
-            return jax.block_until_ready(self._compiled["init"](np.uint32(self._config.seed)))
+            return jax.block_until_ready(self._compiled["init"](np.uint32(seed)))
 
     def to_devices(self, state: TrainingState) -> TrainingState:
         """Moves a state, read from a file for example, to where the programs expect it."""

@@ -1,0 +1,128 @@
+"""Whether `tune` finds settings that solve published tasks, from settings that can't.
+
+    python benchmarks/tune.py [--tasks Pendulum ...] [--minutes 6] [--repeats 1]
+
+Each search starts from `BAD` and from nothing that another one has found or compiled. What it
+returns trains again on eight seeds that the search has not used, for as many steps as in the
+search. Solved: the mean return of 128 deterministic episodes at the end is at the threshold or
+above. `minutes` is what the search took; it ends early when a finalist reaches the threshold on
+each of 16 seeds.
+"""
+
+import argparse
+import dataclasses
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "template/src/{{package_name}}"), str(ROOT / "tests/check")]
+from kit import devices  # before JAX is used  # noqa: E402
+from kit.actions import Continuous, Discrete  # noqa: E402
+from kit.members import NUMBERS, Trainer  # noqa: E402
+from kit.networks import make_network_factory  # noqa: E402
+from kit.ppo import PPOConfig  # noqa: E402
+from kit.task import Task  # noqa: E402
+from kit.tune import MEMBERS, Result, tune  # noqa: E402
+
+# isort: split
+import correct  # noqa: E402  environments of tests/check
+import numpy as np  # noqa: E402
+from brax import envs  # noqa: E402
+from brax.envs.base import Env  # noqa: E402
+from rich.console import Console  # noqa: E402
+
+# Action space, time limit, threshold and thousands of steps. Limits and thresholds are those of
+# Gymnasium. InvertedPendulum has Brax's own dynamics.
+TASKS: dict[str, tuple[Any, int, float, int]] = {
+    "Pendulum": (Continuous(1), 200, -200.0, 400),
+    "CartPole": (Discrete(2), 500, 475.0, 200),
+    "Acrobot": (Discrete(3), 500, -100.0, 200),
+    "MountainCarContinuous": (Continuous(1), 999, 90.0, 400),
+    "FrozenLake": (Discrete(4), 100, 0.7, 200),
+    "InvertedPendulum": (Continuous(1), 1000, 950.0, 200),
+}
+BAD: dict[str, Any] = {
+    **{"num_envs": 64, "unroll_length": 4, "batch_size": 512, "num_minibatches": 1},
+    **{"num_updates_per_batch": 1, "learning_rate": 1e-5, "entropy_cost": 0.3},
+    **{"discounting": 0.5, "gae_lambda": 0.5, "clipping_epsilon": 0.02, "reward_scaling": 100.0},
+}
+SEEDS = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--minutes", type=float, default=6.0)
+    parser.add_argument("--repeats", type=int, default=1)
+    arguments = parser.parse_args()
+    devices.use_cores(MEMBERS)
+    for name in arguments.tasks:
+        for _ in range(arguments.repeats):
+            task = make_task(name)
+            threshold = TASKS[name][2]
+            start = time.monotonic()
+            with tempfile.TemporaryDirectory() as folder:
+                found = tune(
+                    task,
+                    name=name,
+                    minutes=arguments.minutes,
+                    threshold=threshold,
+                    folder=Path(folder),
+                    console=Console(width=100),
+                )
+            minutes = (time.monotonic() - start) / 60
+            returns = verify(task, found)
+            solved = int((returns >= threshold).sum())
+            print("| task | minutes | solved | returns | steps | settings |")
+            listed = ", ".join(f"{key} {value}" for key, value in found.settings.items())
+            shown = " ".join(f"{x:.4g}" for x in returns)
+            print(
+                f"| {name} | {minutes:.1f} | {solved}/{SEEDS} | {shown} | "
+                f"{found.curves.steps[-1]:,} | {listed} |",
+                flush=True,
+            )
+
+
+def make_task(name: str) -> Task:
+    space, limit, _, thousands = TASKS[name]
+    make: Callable[[], Env] = getattr(correct, name, lambda: inverted_pendulum())
+
+    def environment() -> Any:
+        env: Any = make()
+        env.action_space = space
+        return env
+
+    return Task(
+        environment=environment,
+        settings=PPOConfig(episode_length=limit, num_timesteps=1000 * thousands, **BAD),
+        network_factory=make_network_factory(space),
+    )
+
+
+def inverted_pendulum() -> Env:
+    """Brax's own, with positional dynamics, which compile fastest."""
+    return envs.get_environment("inverted_pendulum", backend="positional")
+
+
+def verify(task: Task, found: Result) -> np.ndarray:
+    """(SEEDS,) returns at the end."""
+    steps = int(found.curves.steps[-1])
+    settings = dataclasses.replace(
+        task.settings, **found.settings, num_timesteps=steps, num_eval_envs=128
+    )
+    trainer = Trainer(task, SEEDS, Console(quiet=True), lambda: None)
+    numbers = {name: getattr(settings, name) for name in NUMBERS}
+    shown = trainer.train(
+        settings, [numbers] * SEEDS, seed=1000, steps=steps, evaluations=1, seconds=float("inf")
+    )
+    return shown.returns[-1]
+
+
+if __name__ == "__main__":
+    main()

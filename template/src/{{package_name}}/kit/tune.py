@@ -1,0 +1,521 @@
+"""A search for settings of PPO that solve a task.
+
+From the template: changes of yours are kept, `copier update` merges new versions in.
+
+A round trains 16 settings at once, as members of one program. What shapes the program is the same
+for a round, the other numbers differ; Optuna proposes both, and its journal file keeps what was
+found. All settings of a round train for half of the steps on one seed each. Those that are among
+the best quarter of all rounds so far start again, for all of the steps, on 4 or more other seeds
+(asynchronous successive halving, Li et al. 2020, arXiv:1810.05934). At the end the best ones train
+once more, on 16 seeds, those that `train --num-seeds` uses: the best of many is partly luck.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.util
+import itertools
+import json
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Column, Table
+
+from . import files, fingerprint
+from .curve import bootstrap_interval, interquartile_mean
+from .display import Display
+from .errors import OutOfMemoryError, TrainingStopped, UsageError
+from .members import NUMBERS, Curves, Trainer
+from .ppo import PPOConfig
+from .process import StopRequest, stop_requests
+from .task import Task
+
+MEMBERS = 16  # settings, or seeds of fewer settings, that train at once
+EVALUATIONS = 8  # of a run with all steps
+EPISODES = 32  # of an evaluation, at most
+FINALISTS = 3
+MAX_BYTES = 1e9  # of the observations that all members collect for an update
+
+BATCHES: dict[str, dict[str, Any]] = {
+    # The defaults of this project.
+    "large": {
+        **{"num_envs": 16, "unroll_length": 16, "batch_size": 16, "num_minibatches": 16},
+        **{"num_updates_per_batch": 8, "learning_rate_schedule": "constant", "max_grad_norm": 1.0},
+    },
+    # Those of CleanRL's ppo.py (Huang et al. 2022, JMLR 23:274).
+    "small": {
+        **{"num_envs": 4, "unroll_length": 128, "batch_size": 1, "num_minibatches": 4},
+        **{"num_updates_per_batch": 4, "learning_rate_schedule": "linear", "max_grad_norm": 0.5},
+    },
+    "own": {},
+}
+# Searched on a logarithmic scale; `discounting` and `gae_lambda` as their distances from 1.
+RANGES = {
+    "learning_rate": (1e-4, 1e-2),
+    "entropy_cost": (1e-4, 1e-1),
+    "discounting": (1e-3, 1e-1),
+    "gae_lambda": (1e-2, 2e-1),
+    "clipping_epsilon": (0.1, 0.4),
+    "reward_scaling": (1e-2, 1e1),
+}
+
+
+class Structure(NamedTuple):
+    """What all members of a round share; the names are those of Optuna's parameters."""
+
+    batches: str
+    normalize_observations: bool
+
+    def __str__(self) -> str:
+        return f"{self.batches} batches, {'' if self.normalize_observations else 'not '}normalised"
+
+    def settings(self) -> dict[str, Any]:
+        """As keyword arguments of `PPOConfig`."""
+        normalise = {"normalize_observations": self.normalize_observations}
+        return {**BATCHES[self.batches], **normalise}
+
+
+@dataclass(frozen=True)
+class Result:
+    """Settings, and what several seeds reached with them.
+
+    Attributes:
+      settings: keyword arguments of `PPOConfig`; empty for those of config.py.
+      curves: one for each seed.
+      rank: 2 for finalists, 1 for what trained for all steps, 0 for the others; that of config.py
+        is the best there is, and at least 1.
+    """
+
+    settings: dict[str, Any]
+    curves: Curves
+    rank: int
+
+    @property
+    def score(self) -> float:
+        """What is maximised: the mean of all evaluations, of which the n-th counts n times.
+
+        So the return at the end counts most, and among settings that end at the same return the
+        one that reached it first wins. It is a mean over seeds, because one seed that fails has to
+        cost something. NaN if one has diverged.
+        """
+        means = self.curves.returns.mean(axis=1)
+        return float(np.average(means, weights=np.arange(1, len(means) + 1)))
+
+    def solved_after(self, threshold: float) -> np.ndarray:
+        """(seeds,) steps after which the return stays at the threshold or above; else infinity."""
+        stays = np.logical_and.accumulate(self.curves.returns[::-1] >= threshold)[::-1]
+        return np.where(stays[-1], self.curves.steps[stays.argmax(axis=0)], np.inf)
+
+    def solves(self, threshold: float | None) -> bool:
+        """Whether every seed ends at the threshold or above; False if there is none."""
+        return threshold is not None and bool((self.curves.returns[-1] >= threshold).all())
+
+
+def tune(
+    task: Task,
+    *,
+    name: str = "task",
+    minutes: float = 10.0,
+    threshold: float | None = None,
+    folder: Path | None = None,
+    console: Console | None = None,
+) -> Result:
+    """Searches for settings with which PPO solves the task, and prints a table of the best ones.
+
+    What is found is kept in the folder. Another call goes on from there, also at the same time in
+    another process. For another environment, other networks or other settings a new search starts
+    beside the old one. SIGINT (Ctrl-C), SIGTERM and SIGHUP end the search after the updates in
+    progress; what is known by then is kept and printed.
+
+    Args:
+      task: its environment and networks stay as they are, its settings are improved. Settings
+        train for its `num_timesteps`, or for what fits the minutes if that is less.
+      name: what `config.py` calls it.
+      minutes: how long to search, compiling included; 0 prints what was found before.
+      threshold: the return at which the task is solved. The search ends when settings reach it on
+        every seed.
+      folder: where to keep the search; `tune/<name>` if None.
+      console: where progress is shown; stdout if None.
+
+    Returns:
+      The best settings that are known, which may be those of the task.
+
+    Raises:
+      UsageError: Optuna is missing, the folder can't be used, or nothing was found.
+      TrainingStopped: a signal ended the search.
+      OutOfMemoryError: the device has too little memory for so many members.
+    """
+    if not 0 <= minutes < float("inf"):
+        raise UsageError("--minutes has to be 0 or more.")
+    if threshold is not None and not np.isfinite(threshold):
+        raise UsageError("--threshold has to be a finite number.")
+    console = console or Console()
+    with stop_requests() as request:
+        place = folder or Path("tune") / name
+        search = _Search(task, place, console, minutes, threshold, request)
+        with contextlib.suppress(_Stopped):
+            search.run()
+        results = search.results()
+        if results:
+            console.print(table(task.settings, results, threshold))
+    if request.signal:
+        Display(console, 1).say(f"Stopped. The same command goes on with what is in {place}.")
+        raise TrainingStopped(request.signal)
+    if not results:
+        raise UsageError(
+            "Nothing was found: no setting has trained to an end. Give it more --minutes, or see "
+            "with `check` and `train` what goes wrong."
+        )
+    return results[0]
+
+
+class _Stopped(Exception):
+    """A signal has come."""
+
+
+class _Search:
+    """One call of `tune`: the study, the programs and the time that is left."""
+
+    def __init__(
+        self,
+        task: Task,
+        folder: Path,
+        console: Console,
+        minutes: float,
+        threshold: float | None,
+        request: StopRequest,
+    ) -> None:
+        self.optuna = _import_optuna()
+        self.task, self.console = task, console
+        self.threshold, self.request = threshold, request
+        self.seconds = 60 * minutes
+        self.deadline = time.monotonic() + self.seconds
+        self.longest = 0.0  # seconds that a run with all steps has taken
+        self.steps = task.settings.num_timesteps
+        members, self.structures = _structures(task)
+        self.trainer = Trainer(task, members, console, self._check)
+        self.space = self._space()
+        self.sampler = self.optuna.samplers.TPESampler(multivariate=True, constant_liar=True)
+        self.study = self._open(folder)
+
+    def _space(self) -> dict[str, Any]:
+        of = self.optuna.distributions
+        batches = list(dict.fromkeys(structure.batches for structure in self.structures))
+        return {
+            "batches": of.CategoricalDistribution(batches),
+            "normalize_observations": of.CategoricalDistribution([True, False]),
+            **{name: of.FloatDistribution(*RANGES[name], log=True) for name in NUMBERS},
+        }
+
+    def _open(self, folder: Path) -> Any:
+        """The study in this folder that is of this task and this space."""
+        found = fingerprint.describe(self.task.environment(), self.task.make_ppo())
+        of = {key: x for key, x in found.items() if key not in ("versions", "device")}
+        of["settings"] = dataclasses.asdict(self.task.settings)
+        of["space"] = [BATCHES, {name: repr(x) for name, x in self.space.items()}]
+        name = hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:16]
+        journal = folder / "journal.log"
+        files.refuse_link(journal)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            backend = self.optuna.storages.journal.JournalFileBackend(str(journal))
+            storage = self.optuna.storages.JournalStorage(backend)
+            others = self.optuna.get_all_study_names(storage)
+            study = self.optuna.create_study(
+                study_name=name, storage=storage, direction="maximize", load_if_exists=True
+            )
+        except OSError as error:
+            raise UsageError(
+                f"{folder} can't be used ({files.reason(error)}): name another --folder."
+            ) from None
+        except (ValueError, KeyError, TypeError):
+            raise UsageError(
+                f"{journal} is damaged: delete it, or name another --folder."
+            ) from None
+        if name in others:
+            self._say(f"Going on with the search in {folder}: {len(study.trials)} settings so far.")
+        elif others:
+            self._say(
+                f"The search in {folder} was for another environment, other networks or other "
+                "settings in config.py, so a new one starts beside it."
+            )
+        return study
+
+    # ---- the order of things --------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Until the time is over, or the threshold is reached."""
+        if not self.seconds:
+            return
+        self._choose_steps()
+        if self._own().solves(self.threshold):
+            self._say("The settings of config.py reach the threshold on every seed.")
+            return
+        longest_round = 0.0
+        # The time for one run of the finals is kept.
+        while not self._is_solved(2) and self._left() > longest_round + self.longest:
+            start = time.monotonic()
+            self._round()
+            longest_round = max(longest_round, time.monotonic() - start)
+            self._finals(only_solving=True)
+        if not self._is_solved(2):
+            self._finals()
+
+    def _is_solved(self, rank: int) -> bool:
+        return any(x.solves(self.threshold) for x in self.results() if x.rank >= rank)
+
+    def _choose_steps(self) -> None:
+        """How long settings train: the same in all calls of a search."""
+        asked = self.task.settings.num_timesteps
+        if "steps" not in self.study.user_attrs:
+            config = self._config(self.structures[0])
+            # A tenth of the time for a run leaves time for some structures and the finals.
+            fits = self.trainer.speed(config) * self.seconds / 10
+            fits = float(f"{max(fits, EVALUATIONS * config.steps_per_update):.1g}")
+            if "steps" not in self.study.user_attrs:  # another process may have been faster
+                self.study.set_user_attr("steps", min(asked, int(fits)))
+        self.steps = self.study.user_attrs["steps"]
+        if self.steps < asked:
+            self._say(
+                f"Settings train for {self.steps:,} steps rather than {asked:,}, which would take "
+                "too much of the time."
+            )
+
+    def _own(self) -> Result:
+        """Trains with the settings of config.py, which the others have to beat."""
+        own = self.task.settings
+        if "own" not in self.study.user_attrs:
+            structure = next(
+                x for x in self.structures if dataclasses.replace(own, **x.settings()) == own
+            )
+            numbers = {name: getattr(own, name) for name in NUMBERS}
+            curves = self._train(structure, [numbers], own.seed, self.steps)[0]
+            self.study.set_user_attr("own", _saved(curves))
+            self._say(f"config.py has {_summary([curves])}")
+        return Result({}, _loaded(self.study.user_attrs["own"]), 1)
+
+    def _round(self) -> None:
+        """Trains new settings, and the best of them again for longer."""
+        structure, trials = self._ask()
+        seed = 10_000 + 2 * self.trainer.count * trials[0].number
+        told = self.optuna.trial.TrialState
+        going_on: list[Any] = []
+        try:
+            numbers = [_numbers(trial.params) for trial in trials]
+            found = self._train(structure, numbers, seed, self.steps // 2)
+            scores = {}
+            for trial, curves in zip(trials, found, strict=True):
+                score = Result({}, curves, 0).score
+                if np.isfinite(score):
+                    scores[trial] = score
+                    trial.report(score, 1)
+                    trial.set_user_attr("curves", _saved(curves))
+            going_on = self._best_quarter(scores)
+            diverged = f", {len(trials) - len(scores)} diverged" * (len(scores) < len(trials))
+            self._say(f"{structure}: {len(trials)} settings{diverged}, {len(going_on)} go on")
+            if going_on:
+                numbers = [_numbers(trial.params) for trial in going_on]
+                found = self._train(structure, numbers, seed + self.trainer.count, self.steps)
+                self._say(f"{structure}: the best of these has {_summary(found)}")
+                for trial, curves in zip(tuple(going_on), found, strict=True):
+                    score = Result({}, curves, 1).score
+                    if np.isfinite(score):
+                        trial.set_user_attr("curves", _saved(curves))
+                        self.study.tell(trial, score)
+                        trials.remove(trial)
+        finally:
+            # What diverged has reported nothing, so for Optuna it is worse than all others.
+            for trial in trials:
+                self.study.tell(trial, state=told.PRUNED)
+
+    def _ask(self) -> tuple[Structure, list[Any]]:
+        """What a round trains; each structure once before Optuna chooses."""
+        tried = {_structure(trial.params) for trial in self._trials()}
+        structure = next((x for x in self.structures if x not in tried), None)
+        trials = []
+        for _ in range(self.trainer.count):
+            fixed = {} if structure is None else structure._asdict()
+            self.study.sampler = self.optuna.samplers.PartialFixedSampler(fixed, self.sampler)
+            trials.append(self.study.ask(self.space))
+            structure = structure or _structure(trials[0].params)
+        assert structure is not None
+        return structure, trials
+
+    def _best_quarter(self, scores: Mapping[Any, float]) -> list[Any]:
+        """Those whose score is among the best quarter of all rounds, best first."""
+        known = [x.intermediate_values[1] for x in self._trials() if x.intermediate_values]
+        good = [trial for trial in scores if scores[trial] >= np.quantile(known, 0.75)]
+        return sorted(good, key=lambda trial: -scores[trial])[: self.trainer.count // 4]
+
+    def _finals(self, *, only_solving: bool = False) -> None:
+        """Trains the best settings on the seeds of `train --num-seeds`, as many as members.
+
+        So many, because several settings that are tried on few seeds include a lucky one.
+        """
+        complete = self.optuna.trial.TrialState.COMPLETE
+        found = [(self._result(x), x) for x in self._trials() if x.state == complete]
+        found.sort(key=lambda x: (not x[0].solves(self.threshold), -x[1].value))
+        for result, trial in found[:FINALISTS]:
+            is_wanted = result.solves(self.threshold) or not only_solving
+            if result.rank < 2 and is_wanted and self._left() > self.longest:
+                structure, numbers = _structure(trial.params), [_numbers(trial.params)]
+                curves = self._train(structure, numbers, self.task.settings.seed, self.steps)[0]
+                self.study.set_user_attr(f"final {trial.number}", _saved(curves))
+                self._say(f"{structure}, a finalist: {_summary([curves])}")
+                if Result({}, curves, 2).solves(self.threshold):
+                    return
+
+    def _train(
+        self, structure: Structure, numbers: list[dict[str, float]], seed: int, steps: int
+    ) -> list[Curves]:
+        """Trains each of the settings, on as many seeds as there are members for it."""
+        start, count = time.monotonic(), self.trainer.count
+        config = self._config(structure)
+        try:
+            self.trainer.compiled(config)
+            start = time.monotonic()
+            found = self.trainer.train(
+                config,
+                (numbers * count)[:count],
+                seed=seed,
+                steps=steps,
+                evaluations=max(1, round(EVALUATIONS * steps / self.steps)),
+                seconds=min(self._left(), self.seconds / 6),
+            )
+        except OutOfMemoryError:
+            raise OutOfMemoryError(
+                f"The device has too little memory to train {count} settings at once with "
+                f"{structure}: use smaller batches in config.py, or JAX_PLATFORMS=cpu."
+            ) from None
+        self.longest = max(self.longest, (time.monotonic() - start) * self.steps / steps)
+        each = len(numbers)
+        return [Curves(found.steps, found.returns[:, i::each]) for i in range(each)]
+
+    def _config(self, structure: Structure) -> PPOConfig:
+        own = self.task.settings
+        return dataclasses.replace(
+            own,
+            **structure.settings(),
+            num_timesteps=self.steps,
+            num_eval_envs=min(EPISODES, own.num_eval_envs),
+        )
+
+    def results(self) -> list[Result]:
+        """All that is known, the best first: what solves the task, then by score."""
+        found = [self._result(trial) for trial in self._trials() if "curves" in trial.user_attrs]
+        if "own" in self.study.user_attrs:
+            rank = max([1, *(result.rank for result in found)])
+            found.append(Result({}, _loaded(self.study.user_attrs["own"]), rank))
+        found = [result for result in found if np.isfinite(result.score)]
+        return sorted(found, key=lambda x: (-x.rank, not x.solves(self.threshold), -x.score))
+
+    def _result(self, trial: Any) -> Result:
+        final = self.study.user_attrs.get(f"final {trial.number}")
+        rank = 2 if final else int(trial.state == self.optuna.trial.TrialState.COMPLETE)
+        settings = _structure(trial.params).settings() | _numbers(trial.params)
+        return Result(settings, _loaded(final or trial.user_attrs["curves"]), rank)
+
+    def _trials(self) -> list[Any]:
+        return self.study.get_trials(deepcopy=False)
+
+    def _left(self) -> float:
+        return self.deadline - time.monotonic()
+
+    def _check(self) -> None:
+        if self.request.signal:
+            raise _Stopped
+
+    def _say(self, text: str) -> None:
+        Display(self.console, 1).say(text)
+
+
+def table(own: PPOConfig, results: list[Result], threshold: float | None) -> Table:
+    """The best settings, a column for each, and those of config.py."""
+    shown = [result for result in results if result.settings][:FINALISTS]
+    shown += [result for result in results if not result.settings]
+    columns = [str(n + 1) if result.settings else "config.py" for n, result in enumerate(shown)]
+    last = [result.curves.returns[-1] for result in shown]
+    intervals = [bootstrap_interval(x) if len(x) > 1 else None for x in last]
+    made = Table(Column("", no_wrap=True), *columns)
+    made.add_row("return", *(f"{interquartile_mean(x):.4g}" for x in last))
+    made.add_row(
+        "95 % interval", *("" if x is None else f"{x[0]:.4g} to {x[1]:.4g}" for x in intervals)
+    )
+    made.add_row("seeds", *(str(len(x)) for x in last))
+    made.add_row("steps", *(f"{result.curves.steps[-1]:,}" for result in shown))
+    if threshold is not None:
+        solved = [result.solved_after(threshold) for result in shown]
+        medians = [float(np.median(x)) for x in solved]
+        made.add_row(f"seeds at {threshold:g}", *(str(np.isfinite(x).sum()) for x in solved))
+        made.add_row("after steps", *(f"{x:,.0f}" if np.isfinite(x) else "-" for x in medians))
+    made.add_section()
+    for name in dict.fromkeys(name for result in shown for name in result.settings):
+        made.add_row(name, *(str(x.settings.get(name, getattr(own, name))) for x in shown))
+    return made
+
+
+def _summary(found: list[Curves]) -> str:
+    last = [curves.returns[-1] for curves in found if np.isfinite(curves.returns).all()]
+    best = f"return {max(map(interquartile_mean, last)):.4g}" if last else "diverged"
+    seeds, steps = found[0].returns.shape[1], found[0].steps[-1]
+    return f"{best} after {steps:,} steps on {seeds} seeds"
+
+
+def _import_optuna() -> Any:
+    if importlib.util.find_spec("optuna") is None:
+        raise UsageError(
+            "tune needs the package optuna: install the extra with `uv sync --extra tune`."
+        )
+    import optuna  # type: ignore[import-not-found, unused-ignore]
+
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    return optuna
+
+
+def _structures(task: Task) -> tuple[int, list[Structure]]:
+    """How many members fit the memory, and the structures to try, in this order."""
+    own = task.settings
+    obs = fingerprint.reset_shapes(task.environment()).obs
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(obs)) / own.action_repeat
+    members = MEMBERS
+    while members > 4 and members * size * own.steps_per_update > MAX_BYTES:
+        members //= 2
+    asked = own.normalize_observations
+    found: dict[PPOConfig, Structure] = {}
+    # The first two differ most.
+    for batches, normalize in (
+        *(("large", asked), ("small", not asked), ("large", not asked), ("small", asked)),
+        *itertools.product(["own"], (asked, not asked)),
+    ):
+        structure = Structure(batches, normalize)
+        settings = dataclasses.replace(own, **structure.settings())
+        if batches == "own" or members * size * settings.steps_per_update <= MAX_BYTES:
+            found.setdefault(settings, structure)
+    return members, list(found.values())
+
+
+def _structure(params: Mapping[str, Any]) -> Structure:
+    """That of a trial, which another process may still be filling in."""
+    return Structure(params.get("batches", ""), params.get("normalize_observations", True))
+
+
+def _numbers(params: Mapping[str, Any]) -> dict[str, float]:
+    """The settings that members differ in, with the two digits that config.py gets."""
+    found = {name: float(f"{params[name]:.2g}") for name in NUMBERS}
+    return found | {name: round(1 - found[name], 6) for name in ("discounting", "gae_lambda")}
+
+
+def _saved(curves: Curves) -> dict[str, Any]:
+    return {"steps": curves.steps.tolist(), "returns": curves.returns.tolist()}
+
+
+def _loaded(saved: Mapping[str, Any]) -> Curves:
+    return Curves(np.array(saved["steps"]), np.array(saved["returns"], float))

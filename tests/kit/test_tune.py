@@ -1,0 +1,425 @@
+"""The search for settings, what it keeps, and what it writes into config.py."""
+
+import dataclasses
+import importlib.util
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from kit import cli, config_file, tune
+from kit.errors import TrainingStopped, UsageError
+from kit.members import NUMBERS, Curves, Trainer
+from kit.ppo import PPOConfig
+from kit.task import Task
+from kit.tune import Result
+from rich.console import Console
+from toys import toy_task
+
+optuna = pytest.importorskip("optuna")
+
+TASK = toy_task(num_timesteps=64, episode_length=4, num_eval_envs=2, learning_rate=1e-6)
+
+
+class FakeTrainer:
+    """Stands for training where only the search is tested: returns follow from the settings.
+
+    The best are a large learning rate and large batches; each seed differs a little. All steps
+    take a minute on a clock that nothing else moves.
+    """
+
+    clock = 0.0
+
+    def __init__(self, task: Task, count: int, console: Console, check: Any) -> None:
+        self.count, self.check = count, check
+
+    def compiled(self, settings: PPOConfig) -> None:
+        self.check()
+
+    def speed(self, settings: PPOConfig) -> float:
+        return 1e6
+
+    def train(
+        self,
+        settings: PPOConfig,
+        numbers: Sequence[Mapping[str, float]],
+        *,
+        seed: int,
+        steps: int,
+        evaluations: int,
+        seconds: float,
+    ) -> Curves:
+        self.check()
+        assert len(numbers) == self.count
+        FakeTrainer.clock += 60 * steps / settings.num_timesteps
+        end = np.array([np.log10(x["learning_rate"]) for x in numbers]) + settings.num_envs / 10
+        end += np.random.default_rng(seed).normal(size=self.count) / 100
+        share = np.linspace(1 / evaluations, 1, evaluations)
+        return Curves((steps * share).astype(int), share[:, None] * end - 10)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch.setattr)
+
+
+def pretend(setattr: Callable[[Any, str, Any], None]) -> None:
+    setattr(tune, "Trainer", FakeTrainer)
+    setattr(tune, "time", SimpleNamespace(monotonic=lambda: FakeTrainer.clock))
+    setattr(tune, "MEMBERS", 4)
+
+
+def search(
+    folder: Path, minutes: float = 8.0, task: Task = TASK, **options: Any
+) -> tuple[Any, str]:
+    """What was found, and what was printed."""
+    text = io.StringIO()
+    console = Console(file=text, width=120)
+    found = tune.tune(task, minutes=minutes, folder=folder, console=console, **options)
+    return found, text.getvalue()
+
+
+def trials(folder: Path) -> list[Any]:
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(folder / "journal.log"))
+    )
+    names = optuna.get_all_study_names(storage)
+    return [x for name in names for x in optuna.load_study(study_name=name, storage=storage).trials]
+
+
+# ---- training -----------------------------------------------------------------------------------
+
+
+NUMBERS_OF_TASK = {name: getattr(TASK.settings, name) for name in NUMBERS}
+
+
+@pytest.fixture(scope="module")
+def trainer() -> Trainer:
+    return Trainer(TASK, 4, Console(file=io.StringIO()), lambda: None)
+
+
+def test_members_differ_and_one_that_diverges_does_not_stop_the_others(trainer: Trainer) -> None:
+    rates = (1e-3, 1e-3, 1e-2, 1e38)
+    numbers = [{**NUMBERS_OF_TASK, "learning_rate": rate} for rate in rates]
+    options: dict[str, Any] = {"seed": 3, "steps": 64, "evaluations": 2, "seconds": 1e9}
+    curves = trainer.train(TASK.settings, numbers, **options)
+    assert curves.steps.tolist() == [32, 64]
+    assert np.isfinite(curves.returns[:, :3]).all()
+    assert np.isnan(curves.returns[-1, 3])
+    assert len(set(curves.returns[-1, :3])) == 3
+    numbers[1] = {**NUMBERS_OF_TASK, "learning_rate": 1e-2}
+    again = trainer.train(TASK.settings, numbers, **options).returns
+    np.testing.assert_array_equal(again[:, [0, 2, 3]], curves.returns[:, [0, 2, 3]])
+    assert again[-1, 1] != curves.returns[-1, 1]
+
+
+def test_a_run_that_is_cut_off_keeps_its_last_evaluation(trainer: Trainer) -> None:
+    curves = trainer.train(
+        TASK.settings, [NUMBERS_OF_TASK] * 4, seed=0, steps=640, evaluations=3, seconds=0
+    )
+    assert curves.returns.shape == (3, 4)
+    assert (curves.returns == curves.returns[0]).all()
+
+
+# ---- scores -------------------------------------------------------------------------------------
+
+
+def result(*curves: Sequence[float]) -> Result:
+    returns = np.array(curves, float).T
+    return Result({}, Curves(100 * (1 + np.arange(len(returns))), returns), 1)
+
+
+def test_the_end_counts_most_and_sooner_is_better() -> None:
+    late, soon, forgets = result([0, 0, 9, 9]), result([0, 9, 9, 9]), result([9, 9, 9, 0])
+    assert soon.score > late.score > forgets.score
+
+
+def test_one_seed_that_fails_costs_more_than_slowness() -> None:
+    slow = result([0, 0, 9, 9], [0, 0, 9, 9])
+    assert slow.score > result([9, 9, 9, 9], [0, 0, 0, 0]).score
+
+
+def test_solved_means_that_the_return_stays() -> None:
+    found = result([9, 0, 9, 9], [0, 0, 0, 0], [9, 9, 9, 9])
+    assert found.solved_after(8).tolist() == [300, np.inf, 100]
+    assert not found.solves(8)
+    assert result([0, 9], [9, 8]).solves(8)
+    assert not result([0, 9], [9, np.nan]).solves(8)
+    assert not found.solves(None)
+
+
+# ---- the search ---------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("fake")
+def test_it_finds_what_is_best_and_says_so(tmp_path: Path) -> None:
+    found, text = search(tmp_path / "it", 16)
+    assert found.settings["learning_rate"] > 1e-3
+    assert found.settings["num_envs"] == 16
+    assert found.rank == 2
+    rows = dict(re.findall(r"^│ (\S.*?) +│ (.*?) *│", text, re.M))
+    assert float(rows["learning_rate"]) == found.settings["learning_rate"]
+    assert int(rows["seeds"]) == tune.MEMBERS
+    assert found.curves.returns.shape == (tune.EVALUATIONS, tune.MEMBERS)
+    assert "config.py" in text
+    assert {x.state.name for x in trials(tmp_path / "it")} == {"COMPLETE", "PRUNED"}
+
+
+@pytest.mark.usefixtures("fake")
+def test_each_structure_is_tried_before_any_again(tmp_path: Path) -> None:
+    search(tmp_path / "it", 16)
+    tried = [tune._structure(x.params) for x in trials(tmp_path / "it")][:: tune.MEMBERS]
+    assert len(tried) > len(set(tried[:6])) == 6
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_second_call_goes_on(tmp_path: Path) -> None:
+    first, _ = search(tmp_path / "it")
+    before = len(trials(tmp_path / "it"))
+    second, text = search(tmp_path / "it")
+    assert f"{before} settings so far" in text
+    assert len(trials(tmp_path / "it")) > before
+    assert second.score >= first.score - 0.05
+    shown, _ = search(tmp_path / "it", 0)
+    assert shown.settings == second.settings
+
+
+@pytest.mark.usefixtures("fake")
+def test_another_task_starts_a_search_of_its_own(tmp_path: Path) -> None:
+    search(tmp_path / "it")
+    before = len(trials(tmp_path / "it"))
+    _, text = search(tmp_path / "it", task=toy_task(num_timesteps=64, episode_length=6))
+    assert "a new one starts beside it" in text
+    _, text = search(tmp_path / "it", 0)
+    assert f"{before} settings so far" in text
+
+
+@pytest.mark.usefixtures("fake")
+def test_it_ends_at_the_threshold(tmp_path: Path) -> None:
+    found, text = search(tmp_path / "it", 60, threshold=-12.0)
+    assert found.solves(-12.0)
+    assert found.rank == 2
+    assert "seeds at -12 " in text
+    assert len(trials(tmp_path / "it")) <= 3 * tune.MEMBERS
+
+
+@pytest.mark.usefixtures("fake")
+def test_settings_that_solve_the_task_are_left_alone(tmp_path: Path) -> None:
+    found, _ = search(tmp_path / "it", 60, threshold=-100.0)
+    assert not found.settings
+    assert not trials(tmp_path / "it")
+
+
+@pytest.mark.usefixtures("fake")
+def test_settings_that_diverge_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large learning rates diverge; the search goes on with the others."""
+    train = FakeTrainer.train
+
+    def diverging(self: FakeTrainer, settings: Any, numbers: Any, **options: Any) -> Curves:
+        curves = train(self, settings, numbers, **options)
+        curves.returns[:, [x["learning_rate"] > 3e-3 for x in numbers]] = np.nan
+        return curves
+
+    monkeypatch.setattr(FakeTrainer, "train", diverging)
+    found, text = search(tmp_path / "it")
+    assert found.settings["learning_rate"] <= 3e-3
+    assert " diverged" in text
+    for trial in trials(tmp_path / "it"):
+        if trial.params["learning_rate"] > 3.1e-3:
+            assert trial.state.name == "PRUNED"
+            assert not trial.intermediate_values
+
+
+@pytest.mark.usefixtures("fake")
+def test_two_processes_share_a_search(tmp_path: Path) -> None:
+    here = tmp_path / "it"
+    code = "import pathlib, test_tune as t; t.pretend(setattr); t.search(pathlib.Path({!r}), 16)"
+    paths = os.pathsep.join(path for path in sys.path if path)
+    other = subprocess.Popen(
+        [sys.executable, "-c", code.format(str(here))], env={**os.environ, "PYTHONPATH": paths}
+    )
+    try:
+        while not (here / "journal.log").exists() and other.poll() is None:
+            time.sleep(0.05)
+        search(here, 16)
+        assert other.wait(60) == 0
+    finally:
+        other.kill()
+    found = trials(here)
+    assert [x.number for x in found] == list(range(len(found)))
+    assert all(x.state.is_finished() for x in found)
+    search(tmp_path / "alone", 16)
+    assert len(found) > len(trials(tmp_path / "alone"))
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_what_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    train, runs = FakeTrainer.train, []
+
+    def stopping(self: FakeTrainer, *args: Any, **options: Any) -> Curves:
+        runs.append(options)
+        if len(runs) == 4:  # the second round has begun
+            os.kill(os.getpid(), number)
+        return train(self, *args, **options)
+
+    monkeypatch.setattr(FakeTrainer, "train", stopping)
+    text = io.StringIO()
+    with pytest.raises(TrainingStopped) as stopped:
+        tune.tune(TASK, minutes=10, folder=tmp_path / "it", console=Console(file=text, width=120))
+    assert stopped.value.signal == number
+    assert "learning_rate" in text.getvalue()
+    assert "The same command goes on" in text.getvalue()
+    found = trials(tmp_path / "it")
+    assert len(found) == 2 * tune.MEMBERS
+    assert all(x.state.is_finished() for x in found)
+    _, after = search(tmp_path / "it")
+    assert f"{len(found)} settings so far" in after
+
+
+def test_mistakes_get_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="--minutes has to be"):
+        search(tmp_path, -60)
+    with pytest.raises(UsageError, match="--threshold has to be"):
+        search(tmp_path, threshold=float("nan"))
+    with pytest.raises(UsageError, match="Nothing was found"):
+        search(tmp_path / "new", 0)
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="name another --folder"):
+        search(tmp_path / "file")
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "journal.log").write_text("no journal\n\n\n")
+    with pytest.raises(UsageError, match="is damaged"):
+        search(damaged)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="uv sync --extra tune"):
+        search(tmp_path)
+
+
+def test_large_observations_have_fewer_members_and_no_larger_batches() -> None:
+    wide = toy_task(observe=lambda x: jnp.full(100_000, x), num_envs=1, batch_size=1)
+    members, structures = tune._structures(wide)
+    assert members == tune.MEMBERS
+    assert {x.batches for x in structures} == {"own"}
+    wider = dataclasses.replace(wide, settings=dataclasses.replace(wide.settings, batch_size=512))
+    assert tune._structures(wider)[0] == 4
+
+
+# ---- config.py ----------------------------------------------------------------------------------
+
+PLAIN = """\
+# Ü: what is trained
+task = Task(
+    environment=Env,
+    settings=PPOConfig(
+        episode_length=100,  # as published
+        # of Adam
+        learning_rate=1e-4,  # not larger
+    ),
+    network_factory=make(),
+)
+other = Task(Env, PPOConfig(episode_length=5, learning_rate=1e-4), make())
+"""
+
+
+def rewritten(tmp_path: Path, source: str, name: str = "task", **changed: Any) -> str | None:
+    path = tmp_path / "config.py"
+    path.write_bytes(source.encode())
+    done = config_file.write(path, name, changed)
+    text = path.read_bytes().decode()
+    assert done or text == source
+    return text if done else None
+
+
+def test_only_the_lines_of_the_task_change(tmp_path: Path) -> None:
+    text = rewritten(tmp_path, PLAIN, learning_rate=0.002, num_envs=4, max_grad_norm=None)
+    assert text == PLAIN.replace(
+        "learning_rate=1e-4,  # not larger\n",
+        "learning_rate=0.002,  # not larger\n        num_envs=4,\n        max_grad_norm=None,\n",
+    )
+
+
+def test_a_second_task_on_one_line_is_changed_alone(tmp_path: Path) -> None:
+    text = rewritten(tmp_path, PLAIN, "other", learning_rate=0.002, num_envs=4)
+    assert text == PLAIN.replace("5, learning_rate=1e-4)", "5, learning_rate=0.002, num_envs=4)")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("PPOConfig(9)", "PPOConfig(9, num_envs=4)"),
+        ("PPOConfig(9,)", "PPOConfig(9, num_envs=4,)"),
+        ("PPOConfig()", "PPOConfig(num_envs=4)"),
+        ("PPOConfig(num_envs=(2))", "PPOConfig(num_envs=(4))"),
+        ("PPOConfig(episode_length=(9))", "PPOConfig(episode_length=(9), num_envs=4)"),
+        ("ppo.PPOConfig(num_envs=2 * 'é'.count('é'))", "ppo.PPOConfig(num_envs=4)"),
+        ("PPOConfig(\n  9\n  )", "PPOConfig(\n  9,\n      num_envs=4,\n  )"),
+        ("PPOConfig(9,  # (\n)", "PPOConfig(9,  # (\n    num_envs=4,\n)"),
+        ("PPOConfig(\r\n    9,\r\n)", "PPOConfig(\r\n    9,\r\n    num_envs=4,\r\n)"),
+        (
+            "PPOConfig(\n    9  # é\n    # last\n)",
+            "PPOConfig(\n    9,  # é\n    # last\n    num_envs=4,\n)",
+        ),
+    ],
+)
+@pytest.mark.parametrize(
+    "form", ["task = Task(Env, {}, make())", "task: Task = k.Task(settings={})"]
+)
+def test_other_ways_to_write_it(tmp_path: Path, form: str, before: str, after: str) -> None:
+    source = "# é\nimport x\n" + form + "\n"
+    assert rewritten(tmp_path, source.format(before), num_envs=4) == source.format(after)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "settings = PPOConfig(9)\ntask = Task(Env, settings, make())",
+        "task = dataclasses.replace(other, settings=PPOConfig(9))",
+        "task = Task(Env, PPOConfig(9, **more), make())",
+        "task = Task(Env, PPOConfig(*numbers), make())",
+        "task = Task(Env, PPOConfig(9, 1000, 1), make())",
+        "other = Task(Env, PPOConfig(9), make())",
+        "task = Task(Env, dataclasses.replace(PPOConfig(9), seed=1), make())",
+        "task = (",
+    ],
+)
+def test_what_is_written_otherwise_is_left_alone(tmp_path: Path, source: str) -> None:
+    assert rewritten(tmp_path, source, num_envs=4) is None
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("threshold", [-12.0, 0.0])
+def test_the_command_writes_and_says_whether_the_threshold_is_reached(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], threshold: float
+) -> None:
+    config = ModuleType("config")
+    vars(config).update(task=TASK, __file__=str(tmp_path / "config.py"))
+    (tmp_path / "config.py").write_text(PLAIN)
+    words = ["tune", "--threshold", str(threshold), "--minutes", "6", "--write"]
+    with pytest.raises(SystemExit) as ended:
+        cli.main("my-env", config, [*words, "--folder", str(tmp_path / "it")])
+    assert ended.value.code == int(threshold == 0)
+    text = (tmp_path / "config.py").read_text()
+    rate = re.search(r"learning_rate=(.*),  # not larger\n        \w+=", text)
+    assert rate is not None
+    assert f"│ learning_rate          │ {rate[1]} " in capsys.readouterr().out
+    (tmp_path / "config.py").write_text("task = make_task()")
+    with pytest.raises(SystemExit):
+        cli.main("my-env", config, [*words, "--minutes", "0", "--folder", str(tmp_path / "it")])
+    assert f"        learning_rate={rate[1]},\n" in capsys.readouterr().out
+    assert (tmp_path / "config.py").read_text() == "task = make_task()"
