@@ -191,7 +191,7 @@ FAULTS: dict[str, Case] = {
         task("MountainCarContinuous", 60), "time_limit_is_short"
     ),
     "Pendulum, time limit 20": Case(task("Pendulum", 20), "time_limit_is_short"),
-    "skeleton, time limit 5": Case(task("skeleton", 5), "time_limit_is_short"),
+    "Catch, time limit 5": Case(task("Catch", 5), "time_limit_is_short"),
     "Pendulum, reward 1": Case(task("Pendulum", 200, reward=lambda s: 1.0), "reward_is_constant"),
     "skeleton, reward 0": Case(
         task("skeleton", 100, reward=lambda s: 0.0, done=lambda s: 0.0), "reward_is_constant"

@@ -7,6 +7,7 @@ Each finding is one function, `FINDINGS` has them in the order in which to fix w
 """
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from rich.table import Table
 
 from . import fingerprint, rollout
 from .actions import ActionSpace, Continuous, action_space_of
-from .check.tracing import Failure, leaves, trace
+from .check.tracing import Failure, leaves, part, trace
 from .networks import PRIVILEGED
 from .planner import DECISIONS, Outcome, Planner, choices_of, is_key, one_step, take_rows
 from .task import Task
@@ -42,7 +43,8 @@ class Evidence:
         start by start, and is missing if there was no time for one. "trained" may be missing.
       constants: the same of each constant action; "constant" in `played` is the best of them.
       action_changes: whether the action changes anything: a state, a reward or an end.
-      reward_reads: whether the reward is computed from the state or the action.
+      reward_reads: whether the reward, or how often it is paid, is computed from the state or the
+        action.
       rewards: the smallest and the largest reward that was ever met.
       hidden: parts of the state on which it depends what is best, and which no observation shows.
       longer: the planner with twice the time limit, if that was tried.
@@ -115,12 +117,15 @@ def action_changes_nothing(seen: Evidence) -> str | None:
 
 
 def reward_is_constant(seen: Evidence) -> str | None:
-    """All returns from a start are equal, and the reward is computed from no state or action."""
-    if not seen.is_flat or seen.reward_reads:
+    """All returns from a start are equal, and the reward is computed from no state or action.
+
+    Nor is the end of an episode, unless the reward is 0.
+    """
+    if not seen.is_flat or seen.reward_reads or time_limit_is_short(seen):
         return None
     return (
-        f"The reward is always {seen.rewards[0]:g}, and nothing that is done changes the return: "
-        "compute the reward in `step` from the state."
+        f"The reward is always {seen.rewards[0]:g}, whatever happens: compute it from the state in "
+        "`step`."
     )
 
 
@@ -131,7 +136,7 @@ def time_limit_is_short(seen: Evidence) -> str | None:
     much again as the last quarter of the limit brought, per step. The difference is more than a
     quarter of the planner's advantage over random actions.
     """
-    if seen.longer is None or "planner" not in seen.played:
+    if seen.longer is None or actions_are_weak(seen):
         return None
     planner, longer = seen.played["planner"], seen.longer
     rate = np.where(planner.ended, 0.0, planner.late / np.ceil(0.25 * seen.limit / seen.repeat))
@@ -151,7 +156,7 @@ def time_limit_is_short(seen: Evidence) -> str | None:
 def no_reward_is_reachable(seen: Evidence) -> str | None:
     """All returns from a start are equal, and the reward was the same number at every step."""
     low, high = seen.rewards
-    if not seen.is_flat or not seen.reward_reads or low != high or not seen.action_changes:
+    if not seen.is_flat or not seen.reward_reads or low != high or time_limit_is_short(seen):
         return None
     limits = f"{seen.limit} steps" + f", nor within {2 * seen.limit}" * (seen.longer is not None)
     return (
@@ -164,7 +169,7 @@ def no_reward_is_reachable(seen: Evidence) -> str | None:
 def reward_ignores_actions(seen: Evidence) -> str | None:
     """All returns from a start are equal, although rewards differ and actions change the state."""
     low, high = seen.rewards
-    if not seen.is_flat or low == high or not seen.action_changes:
+    if not seen.is_flat or low == high or time_limit_is_short(seen):
         return None
     return (
         f"The reward cannot tell actions apart: rewards are from {low:.4g} to {high:.4g}, but from "
@@ -247,15 +252,14 @@ def training_is_at_fault(seen: Evidence) -> str | None:
     )
 
 
-FINDINGS: tuple[Callable[[Evidence], str | None], ...] = (
-    numbers_are_not_finite,
-    episodes_end_at_once,
-    action_changes_nothing,
-    reward_is_constant,
+Rule = Callable[[Evidence], str | None]
+FATAL: tuple[Rule, ...] = (numbers_are_not_finite, episodes_end_at_once, action_changes_nothing)
+FINDINGS: tuple[Rule, ...] = (
+    actions_are_weak,
     time_limit_is_short,
+    reward_is_constant,
     no_reward_is_reachable,
     reward_ignores_actions,
-    actions_are_weak,
     ending_early_pays,
     goal_is_hidden,
     constant_is_best,
@@ -266,8 +270,12 @@ FINDINGS: tuple[Callable[[Evidence], str | None], ...] = (
 def findings(seen: Evidence) -> dict[str, str]:
     """What was found, by the name of the function above, in the order in which to fix it.
 
-    A policy is compared with the planner only where nothing is wrong with the task.
+    Nothing more is said where no comparison means anything, and a policy is compared with the
+    planner only where nothing is wrong with the task.
     """
+    for x in FATAL:
+        if text := x(seen):
+            return {x.__name__: text}
     found = {x.__name__: text for x in FINDINGS if (text := x(seen))}
     if len(found) > 1:
         found.pop("training_is_at_fault", None)
@@ -339,17 +347,27 @@ def diagnose(
     size = sum(x.nbytes for x in jax.tree.leaves(start) if not is_key(x)) / episodes
     most = int(BYTES / size / episodes)  # states for each start
     trial = _Trial(env, space, start, limit, key_play, most)
-    planner = Planner(env, space, num_plans=min(128, max(16, most)))
+    reward_reads, reads_obs = reading_of(environment, space)
+    without_obs = task.wrap_env_fn is None and not reads_obs
+    planner = Planner(env, space, min(128, max(16, most)), without_obs)
     deadline = began + 60 * minutes
 
     def plan(hold: int, limit: int, **how: Any) -> Outcome | None:
         return planner.run(start, key_plan, hold=hold, limit=limit, deadline=deadline, **how)
 
-    holds = [1]
-    while DECISIONS * holds[-1] < limit:
-        holds.append(4 * holds[-1])
-    planned = {hold: plan(hold, limit) for hold in holds}
-    done = {hold: outcome for hold, outcome in planned.items() if outcome}
+    def plan_all(limit: int) -> dict[int, Outcome]:
+        """From plans of a whole episode to those of a few steps, until they are clearly worse."""
+        found: dict[int, Outcome] = {}
+        hold = 2 ** max(0, math.ceil(math.log2(limit / DECISIONS)))
+        while hold >= 1 and (outcome := plan(hold, limit)):
+            found[hold] = outcome
+            means = [float(np.mean(x.returns)) for x in found.values()]
+            if means[-1] < max(means) - 0.1 * (max(means) - min(means)):
+                break
+            hold //= 2
+        return found
+
+    done = plan_all(limit)
     constants = trial.constants
     name = max(constants, key=lambda x: np.mean(constants[x].returns))
     played = {"random": trial.random, "constant": constants[name]}
@@ -377,13 +395,16 @@ def diagnose(
         constants=constants,
         best_constant=name,
         action_changes=trial.action_changes,
-        reward_reads=reward_reads(environment, space),
+        reward_reads=reward_reads,
         rewards=range_of([trial.random, *done.values()]),
         hidden=trial.hidden(start),
     )
     if done and not task.wrap_env_fn and np.mean(played["planner"].ended) <= 0.5:
-        best = max(done, key=lambda x: np.mean(done[x].returns))
-        longer = [x for hold in {best, holds[-1]} if (x := plan(hold, 2 * limit))]
+        if seen.is_flat:
+            longer = list(plan_all(2 * limit).values())
+        else:
+            best = max(done, key=lambda x: np.mean(done[x].returns))
+            longer = [x for x in [plan(best, 2 * limit)] if x]
         if longer:
             seen = replace(
                 seen,
@@ -391,7 +412,7 @@ def diagnose(
                 rewards=range_of([*longer, *done.values(), trial.random]),
             )
     if done and ends_early(seen):
-        survivor = [x for hold in done if (x := plan(hold, limit, weights=(0.0, 1.0)))]
+        survivor = [x for hold in list(done)[-2:] if (x := plan(hold, limit, weights=(0.0, 1.0)))]
         seen = replace(seen, survivor=max(survivor, key=lambda x: np.mean(x.lengths), default=None))
     return replace(seen, seconds=time.monotonic() - began)
 
@@ -425,13 +446,24 @@ def ends_early(seen: Evidence) -> bool:
     )
 
 
-def reward_reads(environment: Env, space: ActionSpace) -> bool:
-    """Whether `step` computes the reward from anything in the state or the action."""
+def reading_of(environment: Env, space: ActionSpace) -> tuple[bool, bool]:
+    """What `step` reads, by tracing it.
+
+    Returns:
+      Whether the reward, or how often it is paid, is computed from the state or the action; whether
+      anything but the next observation is computed from the observation. Both are true if it can't
+      be traced.
+    """
     state = fingerprint.reset_shapes(environment)
-    call = trace(
-        environment, environment.step, state, jax.ShapeDtypeStruct(space.shape, space.dtype)
-    )
-    return isinstance(call, Failure) or bool(call.outputs["reward"].inputs)
+    action = jax.ShapeDtypeStruct(space.shape, space.dtype)
+    call = trace(environment, environment.step, state, action)
+    if isinstance(call, Failure):
+        return True, True
+    reward, done = call.outputs["reward"], call.outputs["done"]
+    is_paid = bool(reward.inputs) or (reward.possible != {0.0} and bool(done.inputs))
+    obs = {i for i, path in enumerate(leaves(state)) if part(path) == "obs"}
+    users = [x for path, x in call.outputs.items() if part(path) != "obs"]
+    return is_paid, any(obs & x.inputs for x in users)
 
 
 def constant_actions(space: ActionSpace) -> dict[str, np.ndarray]:

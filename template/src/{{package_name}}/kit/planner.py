@@ -22,12 +22,12 @@ from brax.envs.base import Env, State
 from .actions import ActionSpace, Continuous, Discrete
 
 DECISIONS = 32  # of a plan
-TAKEN = 4  # decisions of a plan that are taken before the next search
-ITERATIONS = 4  # of a search
-KEPT = 1 / 8  # share of the plans that are elites
-SPREAD = 0.7  # standard deviation of continuous actions before a search
+TAKEN = 2  # decisions of a plan that are taken before the next search
+ITERATIONS = 6  # of a search
+KEPT = 1 / 20  # share of the plans that are elites
+SPREAD = 0.5  # standard deviation of continuous actions before a search
 CORRELATION = 0.6  # of the noise of two decisions that follow each other
-FLOOR = 0.03  # share of uniformly random choices that stays in each search
+FLOOR = 0.4  # share of uniformly random choices that stays in each search
 
 # Makes white noise, (DECISIONS,), into that of a first-order autoregressive process.
 DISTANCE = np.abs(np.subtract.outer(np.arange(DECISIONS), np.arange(DECISIONS)))
@@ -76,10 +76,15 @@ class Planner:
       env: batched; an episode's `done` stays, as with `wrap_for_evaluation`.
       space: its actions.
       num_plans: how many plans are compared at a time for each episode.
+      without_obs: leave observations as they were, where `step` does not read them; then they are
+        not even computed, which for images takes most of the time.
     """
 
-    def __init__(self, env: Env, space: ActionSpace, num_plans: int = 128) -> None:
+    def __init__(
+        self, env: Env, space: ActionSpace, num_plans: int = 128, without_obs: bool = False
+    ) -> None:
         self._env, self._space, self._num_plans = env, space, num_plans
+        self._without_obs = without_obs
         self._elites = max(1, int(KEPT * num_plans))
         if isinstance(space, Continuous):
             start, std = np.zeros(space.shape), np.full(space.shape, SPREAD)
@@ -174,7 +179,7 @@ class Planner:
             value, taken, seen = self._try(begin, wide_alive, plans, hold, left, weights, last)
             low, high = jnp.minimum(low, seen.pop("low")), jnp.maximum(high, seen.pop("high"))
             search, top, top_value = self._fit(search, plans, value)
-            better = top_value > best_value
+            better = top_value >= best_value
             best = jnp.where(better.reshape(-1, *(1,) * (best.ndim - 1)), top, best)
             after, now_alive, seen = take_rows(
                 (*taken, seen), jnp.arange(batch) * plans_each, batch * plans_each
@@ -206,7 +211,7 @@ class Planner:
             odds = jnp.log((1 - FLOOR) * mean + FLOOR * self._mean)
             odds = jnp.broadcast_to(odds, shape)
             plans = jax.nn.one_hot(jax.random.categorical(key, odds), shape[-1])
-        kept = jnp.concatenate([search.elites, mean], axis=1)
+        kept = jnp.concatenate([mean, search.elites], axis=1)
         return jnp.concatenate([kept, plans[:, kept.shape[1] :]], axis=1)
 
     def _fit(
@@ -260,10 +265,12 @@ class Planner:
             return (t < jnp.minimum(end, left[0])) & jnp.any(alive)
 
         def step(carry: Any) -> Any:
-            t, end, state, alive, seen = carry
-            state, going, ended, reward = one_step(
-                self._env, state, alive, self._decode(by_time[t // hold])
-            )
+            t, end, before, alive, seen = carry
+            action = self._decode(by_time[t // hold])
+            state, going, ended, reward = one_step(self._env, before, alive, action)
+            if self._without_obs:  # the wrapper looks for NaN in them
+                info = {**state.info, "not_finite": before.info["not_finite"]}
+                state = state.replace(obs=before.obs, info=info)
             seen = {
                 "reward": seen["reward"] + reward,
                 "late": seen["late"] + jnp.where(left[0] - t <= left[1], reward, 0.0),
