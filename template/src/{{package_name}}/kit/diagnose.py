@@ -23,7 +23,16 @@ from . import fingerprint, rollout
 from .actions import ActionSpace, Continuous, action_space_of
 from .check.tracing import Failure, leaves, part, trace
 from .networks import PRIVILEGED
-from .planner import DECISIONS, Outcome, Planner, choices_of, is_key, one_step, take_rows
+from .planner import (
+    DECISIONS,
+    Outcome,
+    Planner,
+    choices_of,
+    is_key,
+    last_quarter,
+    one_step,
+    take_rows,
+)
 from .task import Task
 from .wrappers import WRAPPER_INFO, wrap_for_evaluation
 
@@ -139,8 +148,9 @@ def time_limit_is_short(seen: Evidence) -> str | None:
     if seen.longer is None or actions_are_weak(seen):
         return None
     planner, longer = seen.played["planner"], seen.longer
-    rate = np.where(planner.ended, 0.0, planner.late / np.ceil(0.25 * seen.limit / seen.repeat))
-    expected = planner.returns + rate * seen.limit / seen.repeat
+    limit = seen.limit // seen.repeat
+    rate = np.where(planner.ended, 0.0, planner.late / last_quarter(limit))
+    expected = planner.returns + rate * limit
     gain = float(np.mean(longer.returns - expected))
     if gain <= 0.25 * (seen.mean("planner") - seen.mean("random")) + 1e-5 * abs(np.mean(expected)):
         return None

@@ -135,7 +135,7 @@ class Planner:
         while steps < limit and alive.any():
             if time.monotonic() > deadline:
                 return None
-            left = np.array([limit - steps, limit // 4], np.int32)
+            left = np.array([limit - steps, last_quarter(limit)], np.int32)
             args = (np.int32(hold), left, np.array(weights, np.float32))
             key, draw = jax.random.split(key)
             state, alive, search, seen = self._advance(draw, state, alive, search, *args)
@@ -300,6 +300,11 @@ class Planner:
         value = jnp.where(jnp.isnan(value), -jnp.inf, value).reshape(plans.shape[:2])
         seen = {**seen, "low": whole["low"], "high": whole["high"]}
         return value, (after, alive), seen
+
+
+def last_quarter(limit: int) -> int:
+    """How many steps of a time limit are late."""
+    return max(1, limit // 4)
 
 
 def _nothing_seen(rows: int) -> dict[str, jax.Array]:
