@@ -113,6 +113,7 @@ def test_constant_actions(space: Any, count: int) -> None:
         (SOUND["hybrid skeleton"], True, False),
         (SOUND["CartPole"], True, True),  # its reward is 1, but ends are computed
         (FAULTS["skeleton, reward 0"].task, False, False),
+        (FAULTS["Pendulum, reward 1"].task, False, False),
     ],
 )
 def test_what_step_reads(task: Any, reward_reads: bool, reads_obs: bool) -> None:

@@ -470,8 +470,10 @@ def reading_of(environment: Env, space: ActionSpace) -> tuple[bool, bool]:
     if isinstance(call, Failure):
         return True, True
     reward, done = call.outputs["reward"], call.outputs["done"]
-    is_paid = bool(reward.inputs) or (reward.possible != {0.0} and bool(done.inputs))
-    obs = {i for i, path in enumerate(leaves(state)) if part(path) == "obs"}
+    paths = list(leaves(state))
+    ends = bool(done.inputs - {paths.index("done")})  # it may hand on the one that it was given
+    is_paid = bool(reward.inputs) or (reward.possible != {0.0} and ends)
+    obs = {i for i, path in enumerate(paths) if part(path) == "obs"}
     users = [x for path, x in call.outputs.items() if part(path) != "obs"]
     return is_paid, any(obs & x.inputs for x in users)
 
