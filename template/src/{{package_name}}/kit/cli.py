@@ -1,4 +1,4 @@
-"""The command line: check | train | tune | play | replay | export | bench.
+"""The command line: check | train | tune | play | diagnose | replay | export | bench.
 
 From the template: changes of yours are kept, `copier update` merges new versions in.
 
@@ -26,6 +26,7 @@ from rich.table import Table
 
 from . import check as checker
 from . import config_file, devices, files, fingerprint, rollout, runs
+from . import diagnose as diagnosing
 from . import export as exporting
 from . import replay as replaying
 from . import train as training
@@ -117,6 +118,26 @@ class Play:
     seed: int | None = None
     """Which seed of the run; the best one by default."""
     episode_seed: int = 0
+    """Seed of the episodes."""
+
+
+@dataclass
+class Diagnose:
+    """Say whether the task or its training is at fault.
+
+    Random actions, constant actions and a planner show what can be reached without learning, beside
+    the policy of a run. Domain randomisation is not used.
+    """
+
+    run: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[RUN]")] = None
+    """A run folder; without one the task alone is judged."""
+    task: str | None = None
+    """Which task of config.py; that of the run, or the first one, by default."""
+    episodes: int = 16
+    """Episodes, from the same starts for all."""
+    minutes: float = 1.0
+    """Minutes after which the planner stops; where `step` is slow, give it more."""
+    seed: int = 0
     """Seed of the episodes."""
 
 
@@ -227,6 +248,7 @@ def _parse(program: str, tasks: Mapping[str, Task], args: Sequence[str]) -> Any:
         "train": Train(_default_settings(tasks, args), training.Options()),
         "tune": Tune(),
         "play": Play(tyro.MISSING),
+        "diagnose": Diagnose(),
         "replay": Replay(tyro.MISSING),
         "export": Export(tyro.MISSING),
         "bench": Bench(),
@@ -375,6 +397,32 @@ def _play(program: str, tasks: Mapping[str, Task], asked: Play) -> None:
     print(f"Three episodes are drawn in {files.printable(gif)}{note}.")
 
 
+def _diagnose(program: str, tasks: Mapping[str, Task], asked: Diagnose) -> None:
+    if asked.episodes < 2 or not 0 < asked.minutes < float("inf") or not 0 <= asked.seed < 2**32:
+        raise UsageError(
+            "--episodes has to be 2 or more, --minutes greater than 0, --seed from 0 to 4294967295."
+        )
+    name, policy = asked.task, None
+    if asked.run is not None:
+        saved = runs.read_config(asked.run)
+        if name not in (None, saved["task"]):
+            raise UsageError(
+                f"{asked.run} was trained on the task {saved['task']}: leave --task out."
+            )
+        name = saved["task"]
+    _, task = choose(tasks, name)
+    if asked.run is not None:
+        policy = runs.load_policy(asked.run, task)
+        task = dataclasses.replace(task, settings=PPOConfig(**saved["settings"]))
+    seen = diagnosing.diagnose(
+        task, policy, episodes=asked.episodes, seed=asked.seed, minutes=asked.minutes
+    )
+    print(f"{asked.episodes} episodes each, from the same starts:")
+    Console().print(diagnosing.table(seen))
+    for text in diagnosing.findings(seen).values() or [diagnosing.verdict(seen)]:
+        print(files.printable(text))
+
+
 def _replay(program: str, tasks: Mapping[str, Task], asked: Replay) -> None:
     if asked.max_frames < 1:
         raise UsageError("--max-frames has to be 1 or more.")
@@ -423,6 +471,7 @@ COMMANDS: dict[str, tuple[type, Callable[[str, Mapping[str, Task], Any], None]]]
     "train": (Train, _train),
     "tune": (Tune, _tune),
     "play": (Play, _play),
+    "diagnose": (Diagnose, _diagnose),
     "replay": (Replay, _replay),
     "export": (Export, _export),
     "bench": (Bench, _bench),
