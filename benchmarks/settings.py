@@ -36,6 +36,7 @@ TASKS: dict[str, tuple[Any, int, float, int]] = {
 }
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
+    "value starts at 0": {"init_value_from_rollouts": False},
     "statistics_before_loss": {"statistics_before_loss": True},
     "bootstrap_on_timeout": {"bootstrap_on_timeout": True},
     "without normalisation": {"normalize_observations": False},

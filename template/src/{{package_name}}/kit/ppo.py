@@ -91,6 +91,8 @@ class PPOConfig:
     """Normalise the advantages of each minibatch."""
     reward_scaling: float = 0.1
     """Factor on rewards in the loss; returns are reported unscaled."""
+    init_value_from_rollouts: bool = True
+    """Before the first update, set the value's output bias to the best constant value."""
     vf_loss_coefficient: float = 0.5
     """Weight of the value loss."""
     max_grad_norm: float | None = 1.0
@@ -485,6 +487,28 @@ def make_ppo(
             reward=data.reward + bonus, extras={**data.extras, "state_extras": extras}
         )
 
+    def init_value(state: TrainingState, data: types.Transition) -> TrainingState:
+        """Sets the value's output bias, in the first update, to the best constant value.
+
+        That is the fixed point of temporal-difference learning with a constant as the only feature
+        (Bradtke and Barto 1996). A value that starts elsewhere moves there over many updates, and
+        moves furthest in the observations furthest from the mean: where it falls, the policy learns
+        to avoid what it has rarely seen.
+        """
+        factors, counts = state.hyperparameters, 1 - data.extras["state_extras"]["truncation"]
+        reward = jnp.sum(counts * data.reward) * factors.reward_scaling
+        ends = jnp.sum(counts * (1 - factors.discounting * data.discount))
+        # Without discounting and without an end there is no such constant.
+        constant = jnp.where(ends > 0, reward / jnp.where(ends > 0, ends, 1.0), 0.0)
+        change = jnp.where(state.updates == 0, constant, 0.0)
+
+        def add(path: Any, x: jax.Array) -> jax.Array:
+            is_output_bias = x.shape == (1,) and path[-1].key == "bias"
+            return x + change if is_output_bias else x
+
+        value = jax.tree_util.tree_map_with_path(add, state.params.value)
+        return state.replace(params=state.params.replace(value=value))
+
     def learn(
         state: TrainingState, statistics: Any, data: types.Transition, key: jax.Array
     ) -> tuple[TrainingState, Metrics]:
@@ -536,6 +560,8 @@ def make_ppo(
             "reward_min": jnp.min(data.reward),
             "reward_max": jnp.max(data.reward),
         }
+        if config.init_value_from_rollouts:
+            state = init_value(state, data)
         if config.bootstrap_on_timeout:
             data = bootstrap(state, data)
         acted_with = state.normalizer_params
