@@ -17,7 +17,12 @@ from kit.ppo import HyperParameters, PPOConfig, make_ppo
 from kit.wrappers import wrap_for_training
 from toys import OBSERVATIONS, SPACES, TINY, Encoder, Toy, toy_task
 
-OURS_ALONE = {"learning_rate_schedule", "num_seeds", "statistics_before_loss"}
+OURS_ALONE = {
+    "init_value_from_rollouts",
+    "learning_rate_schedule",
+    "num_seeds",
+    "statistics_before_loss",
+}
 
 
 def put_replicated(tree: Any, devices: Any) -> Any:
@@ -44,7 +49,8 @@ def test_parameters_are_those_of_brax(
 ) -> None:
     if not hasattr(jax, "device_put_replicated"):
         monkeypatch.setattr(jax, "device_put_replicated", put_replicated, raising=False)
-    task = toy_task(SPACES[space], num_timesteps=64, num_evals=2, **settings)
+    brax = {"learning_rate_schedule": "constant", "init_value_from_rollouts": False}
+    task = toy_task(SPACES[space], num_timesteps=64, num_evals=2, **(brax | settings))
     given = dataclasses.asdict(task.settings)
     schedule = given["learning_rate_schedule"]
     _, params, _ = brax_ppo.train(
@@ -79,6 +85,26 @@ def test_the_loss_normalises_as_the_policy_did(brax_order: bool) -> None:
     metrics = totals.metrics
     assert (metrics["kl_mean"] > 0.1) == brax_order
     assert brax_order or abs(metrics["kl_mean"]) < 1e-3
+
+
+@pytest.mark.parametrize("bootstrap", [False, True])
+def test_the_value_starts_at_the_best_constant(bootstrap: bool) -> None:
+    """That of a reward of -1 for each step without an end is -1 / (1 - discount factor)."""
+
+    class Costly(Toy):
+        def step(self, state: State, action: jax.Array) -> State:
+            return super().step(state, action).replace(reward=-jnp.ones(()))
+
+    task = toy_task(num_updates_per_batch=1, num_minibatches=1, bootstrap_on_timeout=bootstrap)
+    task = dataclasses.replace(task, environment=Costly)
+    ppo = task.make_ppo()
+    update = jax.jit(ppo.update)
+    state, _ = update(jax.jit(ppo.init)(np.uint32(0)))
+    later, _ = update(state)  # where it is learned like everything else
+    expected = -task.settings.reward_scaling / (1 - task.settings.discounting)
+    for value in (state.params.value, later.params.value):
+        (bias,) = [float(x[0]) for x in jax.tree.leaves(value) if x.shape == (1,)]
+        assert abs(bias - expected) < 0.05
 
 
 def test_seeds_are_evaluated_on_episodes_of_their_own() -> None:
@@ -225,7 +251,7 @@ def test_training_episodes_are_counted_with_their_metrics() -> None:
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"learning_rate": "fast"}, "'fast', which has to be a plain Python number"),
         ({"max_grad_norm": 0.0}, "greater than 0, or None"),
-        ({"learning_rate_schedule": "cosine"}, "one of constant, linear, adaptive_kl"),
+        ({"learning_rate_schedule": "cosine"}, "one of linear, constant, adaptive_kl"),
         ({"normalize_observations": 1}, "true or false"),
         ({"discounting": 1.5}, "from 0 to 1"),
         ({"seed": -1}, "from 0 to 4294967295"),

@@ -38,7 +38,7 @@ from .rollout import run_episodes, strip_weak_types
 from .wrappers import wrap_for_evaluation, wrap_for_training
 
 Metrics = dict[str, jax.Array]
-Schedule = Literal["constant", "linear", "adaptive_kl"]
+Schedule = Literal["linear", "constant", "adaptive_kl"]
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,13 @@ class PPOConfig:
 
     learning_rate: float = 1e-3
     """Step size of Adam."""
-    learning_rate_schedule: Schedule = "constant"
-    """constant, linear (falls to 0 at num_timesteps) or adaptive_kl (keeps KL near desired_kl)."""
+    learning_rate_schedule: Schedule = "linear"
+    """linear (falls to 0 at num_timesteps), constant or adaptive_kl (keeps KL near desired_kl)."""
     desired_kl: float = 0.01
     """KL divergence that adaptive_kl aims at."""
-    entropy_cost: float = 1e-2
+    entropy_cost: float = 3e-2
     """Weight of the entropy bonus; a larger one explores for longer."""
-    discounting: float = 0.95
+    discounting: float = 0.98
     """Discount factor (gamma)."""
     gae_lambda: float = 0.95
     """Lambda of generalised advantage estimation."""

@@ -47,7 +47,7 @@ BATCHES: dict[str, dict[str, Any]] = {
     # The defaults of this project.
     "large": {
         **{"num_envs": 16, "unroll_length": 16, "batch_size": 16, "num_minibatches": 16},
-        **{"num_updates_per_batch": 8, "learning_rate_schedule": "constant", "max_grad_norm": 1.0},
+        **{"num_updates_per_batch": 8, "learning_rate_schedule": "linear", "max_grad_norm": 1.0},
     },
     # Those of CleanRL's ppo.py (Huang et al. 2022, JMLR 23:274).
     "small": {
