@@ -49,7 +49,7 @@ def test_parameters_are_those_of_brax(
 ) -> None:
     if not hasattr(jax, "device_put_replicated"):
         monkeypatch.setattr(jax, "device_put_replicated", put_replicated, raising=False)
-    brax = {"learning_rate_schedule": "constant", "init_value_from_rollouts": False}
+    brax: dict[str, Any] = {"learning_rate_schedule": "constant", "init_value_from_rollouts": False}
     task = toy_task(SPACES[space], num_timesteps=64, num_evals=2, **(brax | settings))
     given = dataclasses.asdict(task.settings)
     schedule = given["learning_rate_schedule"]
