@@ -34,12 +34,23 @@ TASKS: dict[str, tuple[Any, int, float, int]] = {
     "Acrobot": (Discrete(3), 500, -100.0, 200),
     "MountainCarContinuous": (Continuous(1), 999, 90.0, 400),
 }
+CONSTANT: dict[str, Any] = {"learning_rate_schedule": "constant"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
+    "constant learning rate": CONSTANT,
+    "discount factor 0.99": {"discounting": 0.99},
+    "entropy cost 0.01": {"entropy_cost": 1e-2},
+    "entropy cost 0.05": {"entropy_cost": 5e-2},
     "value starts at 0": {"init_value_from_rollouts": False},
     "statistics_before_loss": {"statistics_before_loss": True},
     "bootstrap_on_timeout": {"bootstrap_on_timeout": True},
     "without normalisation": {"normalize_observations": False},
+    "earlier defaults": {
+        **CONSTANT,
+        "discounting": 0.95,
+        "entropy_cost": 1e-2,
+        "init_value_from_rollouts": False,
+    },
 }
 EVALUATIONS = 25
 

@@ -173,13 +173,13 @@ def test_bootstrapping_learns_from_the_step_that_is_cut_off(bootstrap: bool) -> 
     assert (reward > 0.9) == bootstrap
 
 
-def test_the_linear_schedule_ends_at_zero() -> None:
-    ppo = toy_task(learning_rate_schedule="linear").make_ppo()  # 3 updates
+def test_the_linear_schedule_falls_to_zero_in_the_second_half() -> None:
+    ppo = toy_task(learning_rate_schedule="linear").make_ppo()  # 3 updates, and one after the end
     state, rates = jax.jit(ppo.init)(np.uint32(0)), []
     for _ in range(4):
         state, totals = jax.jit(ppo.update)(state)
         rates.append(float(totals.metrics["learning_rate"]))
-    np.testing.assert_allclose(rates, [1e-3, 2e-3 / 3, 1e-3 / 3, 0], atol=1e-9)
+    np.testing.assert_allclose(rates, [1e-3, 1e-3, 2e-3 / 3, 0], atol=1e-9)
 
 
 def test_evaluation_counts_the_episodes_that_reach_the_time_limit() -> None:

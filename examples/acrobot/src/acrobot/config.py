@@ -12,8 +12,6 @@ task = Task(
     settings=PPOConfig(
         episode_length=500,
         num_timesteps=300_000,
-        # With running statistics fewer seeds are solved (docs/training.md).
-        normalize_observations=False,
     ),
     network_factory=make_network_factory(Acrobot.action_space),
 )

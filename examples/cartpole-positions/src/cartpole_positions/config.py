@@ -15,8 +15,6 @@ task = Task(
     settings=PPOConfig(
         episode_length=500,
         num_timesteps=600_000,
-        learning_rate=5e-4,
-        learning_rate_schedule="linear",  # else some seeds unlearn it
     ),
     network_factory=make_network_factory(CartPolePositions.action_space),
 )

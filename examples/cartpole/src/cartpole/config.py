@@ -12,15 +12,6 @@ task = Task(
     settings=PPOConfig(
         episode_length=500,
         num_timesteps=200_000,
-        unroll_length=64,
-        batch_size=2,
-        num_minibatches=8,
-        num_updates_per_batch=4,
-        discounting=0.99,
-        clipping_epsilon=0.2,
-        max_grad_norm=0.5,
-        # With running statistics fewer seeds are solved (docs/training.md).
-        normalize_observations=False,
     ),
     network_factory=make_network_factory(CartPole.action_space),
 )

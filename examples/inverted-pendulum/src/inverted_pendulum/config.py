@@ -12,7 +12,6 @@ task = Task(
     settings=PPOConfig(
         episode_length=1000,
         num_timesteps=80_000,
-        learning_rate_schedule="linear",
         discounting=0.99,
         num_evals=4,  # an evaluation of 1000 steps takes longer than the training between two
     ),

@@ -12,7 +12,6 @@ task = Task(
     settings=PPOConfig(
         episode_length=200,
         num_timesteps=300_000,
-        learning_rate=3e-3,
     ),
     network_factory=make_network_factory(Pendulum.action_space),
 )

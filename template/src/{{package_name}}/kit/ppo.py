@@ -74,7 +74,7 @@ class PPOConfig:
     learning_rate: float = 1e-3
     """Step size of Adam."""
     learning_rate_schedule: Schedule = "linear"
-    """linear (falls to 0 at num_timesteps), constant or adaptive_kl (keeps KL near desired_kl)."""
+    """linear (falls to 0 in the second half), constant or adaptive_kl (keeps KL near desired_kl)."""
     desired_kl: float = 0.01
     """KL divergence that adaptive_kl aims at."""
     entropy_cost: float = 3e-2
@@ -567,8 +567,9 @@ def make_ppo(
         acted_with = state.normalizer_params
         statistics = running_statistics.update(acted_with, without_images(data.observation))
         if config.learning_rate_schedule == "linear":
+            # Some seeds learn late; a rate that falls from the start leaves them too little.
             left = 1 - state.updates / config.num_updates
-            rate = state.hyperparameters.learning_rate * jnp.maximum(left, 0.0)
+            rate = state.hyperparameters.learning_rate * jnp.clip(2 * left, 0.0, 1.0)
             state = state.replace(learning_rate=jnp.float32(rate))
         # With other statistics than the policy acted with, the probability ratios of the first
         # updates mean nothing.
