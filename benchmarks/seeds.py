@@ -35,6 +35,8 @@ SHARED = {
     "clipping_epsilon": 0.2,
     "max_grad_norm": 0.5,
     "learning_rate": 1e-3,
+    "learning_rate_schedule": "constant",
+    "init_value_from_rollouts": False,
 }
 SETTINGS = {
     "cartpole": SHARED
