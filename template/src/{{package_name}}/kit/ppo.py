@@ -74,7 +74,7 @@ class PPOConfig:
     learning_rate: float = 1e-3
     """Step size of Adam."""
     learning_rate_schedule: Schedule = "linear"
-    """linear (falls to 0 in the second half), constant or adaptive_kl (keeps KL near desired_kl)."""
+    """linear (to 0 in the second half), constant or adaptive_kl (keeps KL near desired_kl)."""
     desired_kl: float = 0.01
     """KL divergence that adaptive_kl aims at."""
     entropy_cost: float = 3e-2
