@@ -12,6 +12,12 @@ task = Task(
     settings=PPOConfig(
         episode_length=500,
         num_timesteps=300_000,
+        # The default settings solve 39 of 40 seeds, these 20 of 20 (docs/training.md).
+        learning_rate_schedule="constant",
+        entropy_cost=1e-2,
+        discounting=0.95,
+        init_value_from_rollouts=False,
+        normalize_observations=False,
     ),
     network_factory=make_network_factory(Acrobot.action_space),
 )

@@ -14,7 +14,8 @@ task = Task(
     environment=lambda: FrameStack(CartPolePositions(), num_frames=4),
     settings=PPOConfig(
         episode_length=500,
-        num_timesteps=600_000,
+        num_timesteps=300_000,
+        entropy_cost=1e-2,
     ),
     network_factory=make_network_factory(CartPolePositions.action_space),
 )
