@@ -21,14 +21,13 @@ from rich.table import Table
 
 from . import fingerprint, rollout
 from .actions import ActionSpace, Continuous, action_space_of
-from .check.tracing import Failure, leaves, part, trace
+from .check.tracing import Failure, is_key, leaves, part, trace
 from .networks import PRIVILEGED
 from .planner import (
     DECISIONS,
     Outcome,
     Planner,
     choices_of,
-    is_key,
     last_quarter,
     one_step,
     take_rows,
@@ -351,7 +350,7 @@ def diagnose(
     )
     key_start, key = jax.random.split(jax.random.PRNGKey(seed))  # as `rollout.evaluate` does
     key_play, key_plan = jax.random.split(key)
-    start = jax.jit(lambda keys: without_weak_types(env.reset(keys)))(
+    start = jax.jit(lambda keys: rollout.strip_weak_types(env.reset(keys)))(
         jax.random.split(key_start, episodes)
     )
     size = sum(x.nbytes for x in jax.tree.leaves(start) if not is_key(x)) / episodes
@@ -648,9 +647,3 @@ def differs(tree: Any, partner: jax.Array) -> jax.Array:
             far = jnp.abs(x - y) > 1e-5 + 1e-4 * jnp.maximum(jnp.abs(x), jnp.abs(y))
             found |= jnp.any(far, axis=1)
     return found
-
-
-def without_weak_types(tree: Any) -> Any:
-    return jax.tree.map(
-        lambda x: x if is_key(x) else jax.lax.convert_element_type(x, x.dtype), tree
-    )

@@ -20,6 +20,7 @@ import numpy as np
 from brax.envs.base import Env, State
 
 from .actions import ActionSpace, Continuous, Discrete
+from .check.tracing import is_key
 
 DECISIONS = 32  # of a plan
 TAKEN = 2  # decisions of a plan that are taken before the next search
@@ -345,13 +346,6 @@ def choices_of(space: ActionSpace) -> tuple[int, ...]:
 def take_rows(tree: Any, rows: jax.Array, batch: int) -> Any:
     """Rows of (batch, ...) leaves; leaves that the batch shares stay as they are."""
     return jax.tree.map(lambda x: x[rows] if jnp.shape(x)[:1] == (batch,) else x, tree)
-
-
-def is_key(x: Any) -> bool:
-    """Whether an array holds random keys, typed or raw."""
-    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-        return True
-    return bool(x.dtype == jnp.uint32 and jnp.shape(x)[-1:] == (2,))
 
 
 def with_other_keys(state: State, key: jax.Array) -> State:
