@@ -26,13 +26,19 @@ def rendered() -> Iterator[Path]:
 def train(task: str, run: Path, settings: Mapping[str, object]) -> list[str]:
     """The command that trains; `settings` are flags of `train`."""
     command = [sys.executable, "-m", "my_env", "train", task, "--run-dir", str(run)]
+    return command + flags(settings)
+
+
+def flags(settings: Mapping[str, object]) -> list[str]:
+    """Settings as arguments of `train`."""
+    found: list[str] = []
     for name, value in settings.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
-            command.append(f"--{flag}" if value else f"--no-{flag}")
+            found.append(f"--{flag}" if value else f"--no-{flag}")
         else:
-            command += [f"--{flag}", str(value)]
-    return command
+            found += [f"--{flag}", str(value)]
+    return found
 
 
 def variables(src: Path, cache: str) -> dict[str, str]:
@@ -58,7 +64,11 @@ def timed(command: Sequence[str], env: Mapping[str, str]) -> tuple[float, str]:
 
 
 def rows(run: Path) -> list[dict[str, float]]:
-    """What metrics.jsonl has so far; a line that is still being written is left out."""
+    """What metrics.jsonl has so far; a line that is still being written is left out.
+
+    So is what Brax's imports print where a peer's stdout is metrics.jsonl.
+    """
     path = run / "metrics.jsonl"
     text = path.read_text() if path.exists() else ""
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{")]

@@ -1,5 +1,8 @@
 """Trains seeds at once with purejaxrl: run_purejaxrl.py PATH JSON, with a checkout's path.
 
+With "watch" it prints one JSON line after each update, with the mean return of the last training
+episodes: purejaxrl does not evaluate.
+
 It changes the source as it loads it, so that purejaxrl can do the same work: hidden layers of 64
 swish units, and in ppo_continuous_action.py Pendulum from gymnax instead of Brax's physics. Brax
 and Navix, which it imports and does not need here, are left out; that makes it start faster.
@@ -9,8 +12,11 @@ orthogonal initialiser does under vmap. So each seed's matrices are initialised 
 """
 
 import json
+import re
 import sys
+import time
 import types
+from collections import deque
 from pathlib import Path
 from unittest import mock
 
@@ -19,6 +25,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+
+
+IDS = {
+    "cartpole": "CartPole-v1",
+    "pendulum": "Pendulum-v1",
+    "acrobot": "Acrobot-v1",
+    "breakout": "Breakout-MinAtar",
+}
 
 
 class Pendulum:
@@ -72,20 +86,37 @@ def replaced(source: str, old: str, new: str, count: int) -> str:
     return source.replace(old, new)
 
 
+def watched(episodes: int):
+    """In the place of `print`, which purejaxrl's callback calls for each episode that ended."""
+    returns: deque[float] = deque(maxlen=episodes)
+
+    def report(line: str) -> None:
+        steps, value = re.findall(r"=(\S+?)(?:,|$)", line)
+        returns.append(float(value))
+        if len(returns) == episodes:
+            row = {"steps": int(steps), "eval/episode_reward": sum(returns) / episodes}
+            print(json.dumps(row), flush=True)
+
+    return report
+
+
 def main() -> None:
     path, given = Path(sys.argv[1]), json.loads(sys.argv[2])
-    discrete = given["task"] == "cartpole"
+    discrete = given["task"] != "pendulum"
     module = load(path, "ppo" if discrete else "ppo_continuous_action")
+    watch = given.get("watch", False)
+    if watch:
+        module.print = watched(given["episodes"])
     train = module.make_train(
         {
-            "ENV_NAME": "CartPole-v1" if discrete else "Pendulum-v1",
+            "ENV_NAME": IDS[given["task"]],
             "NUM_ENVS": given["num_envs"],
             "NUM_STEPS": given["unroll_length"],
             "TOTAL_TIMESTEPS": given["num_timesteps"],
             "UPDATE_EPOCHS": given["num_updates_per_batch"],
             "NUM_MINIBATCHES": given["num_minibatches"],
             "LR": given["learning_rate"],
-            "ANNEAL_LR": False,
+            "ANNEAL_LR": given.get("anneal", False),
             "GAMMA": given["discounting"],
             "GAE_LAMBDA": given["gae_lambda"],
             "CLIP_EPS": given["clipping_epsilon"],
@@ -94,18 +125,28 @@ def main() -> None:
             "MAX_GRAD_NORM": given["max_grad_norm"],
             "ACTIVATION": "tanh",  # by now swish
             "NORMALIZE_ENV": given["normalize_observations"],
+            "DEBUG": watch,
         }
     )
     keys = jax.random.split(jax.random.PRNGKey(given["seed"]), given["num_seeds"])
-    out = jax.block_until_ready(jax.jit(jax.vmap(train))(keys))
+    if given["num_seeds"] == 1:  # without vmap, so that the callback sees one seed
+        run = jax.jit(lambda keys: jax.tree.map(lambda x: x[None], train(keys[0])))
+    else:
+        run = jax.jit(jax.vmap(train))
+    run = run.lower(keys).compile()
+    start = time.perf_counter()
+    out = jax.block_until_ready(run(keys))
+    seconds = time.perf_counter() - start
     metrics = jax.tree.map(np.asarray, out["metrics"])  # (seeds, updates, steps, environments)
     # It does not evaluate, so these are training episodes, with sampled actions.
     last = slice(-max(1, metrics["timestep"].shape[1] // 10), None)
     ended, returns = metrics["returned_episode"], metrics["returned_episode_returns"]
+    steps = int(metrics["timestep"].max()) * given["num_envs"]
     print(
         json.dumps(
             {
-                "steps": int(metrics["timestep"].max()) * given["num_envs"],
+                "steps": steps,
+                "training/sps": steps * given["num_seeds"] / seconds,
                 "gradient_steps": int(jnp.max(out["runner_state"][0].step)),
                 "returns": [
                     float(r[last][e[last]].mean()) for r, e in zip(returns, ended, strict=True)
