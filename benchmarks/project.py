@@ -8,14 +8,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import copier
-
 ROOT = Path(__file__).parent.parent
 
 
 @contextlib.contextmanager
 def rendered(observation: str = "vector", actions: str = "continuous") -> Iterator[Path]:
     """Renders the template's working tree into a temporary folder, and gives its `src`."""
+    import copier  # which not every process that imports this file has
+
     with tempfile.TemporaryDirectory() as folder:
         template = Path(folder) / "template"
         template.mkdir()
