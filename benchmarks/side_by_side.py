@@ -73,7 +73,13 @@ TASKS = {
 # Virtual environments by name. sbx takes no newer JAX.
 VENVS = {
     "torch": ["stable-baselines3==2.9.2", "torch==2.13.0", "minatar==1.0.15"],
-    "sbx": ["sbx-rl==0.25.0", "jax==0.8.3", "stable-baselines3", "torch==2.13.0", "minatar==1.0.15"],
+    "sbx": [
+        "sbx-rl==0.25.0",
+        "jax==0.8.3",
+        "stable-baselines3",
+        "torch==2.13.0",
+        "minatar==1.0.15",
+    ],
     "gymnax": ["rejax==0.1.3", "jax==0.10.2", "gymnax==0.0.9", "six"],
     "playground": ["playground==0.2.0", "jax==0.10.2", "brax==0.14.2"],
 }
@@ -321,7 +327,7 @@ def watched(
     threshold: float,
     limit: float,
 ) -> Run:
-    """Runs a process until a row of the folder's metrics.jsonl reaches the threshold, or to its end.
+    """Runs a process until a row of the folder's metrics.jsonl is at the threshold, or to its end.
 
     Its stdout goes to `output`.
     """
@@ -422,12 +428,17 @@ def compare(bench: Bench, task: str, loops: list[str], seeds: int) -> None:
                 if seed < SPEED_RUNS and name != OURS[1]:
                     run = bench.run(name, task, SAME_WORK[task], seed, other, watch=False)
                     speeds[name].append(run)
-        print(f"{task}, seed {seed}: {[round(x[-1].seconds, 1) for x in runs.values()]}", file=sys.stderr)
+        print(
+            f"{task}, seed {seed}: {[round(x[-1].seconds, 1) for x in runs.values()]}",
+            file=sys.stderr,
+        )
     print(
         f"\n| {task} | solved | seconds, median (range) | ours / it, cold | warm | steps "
         "| steps/s | ours / it | CPU s |\n" + "| --- |" + " ---: |" * 8
     )
-    medians = {name: statistics.median(run.seconds for run in found) for name, found in runs.items()}
+    medians = {
+        name: statistics.median(run.seconds for run in found) for name, found in runs.items()
+    }
     sps = {
         name: statistics.median(run.last["training/sps"] for run in found)
         for name, found in speeds.items()

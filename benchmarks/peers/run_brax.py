@@ -18,7 +18,7 @@ from brax.training.agents.ppo import networks
 from brax.training.agents.ppo import train as ppo
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import project  # noqa: E402
+import project
 
 SETTINGS = (
     "num_timesteps",

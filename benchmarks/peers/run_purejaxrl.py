@@ -26,7 +26,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-
 IDS = {
     "cartpole": "CartPole-v1",
     "pendulum": "Pendulum-v1",
