@@ -1,0 +1,203 @@
+"""Where the seconds of `train` go on CartPole, until its first update and within an update.
+
+    python benchmarks/breakdown.py [--purejaxrl PATH --folder DIR]
+
+Until the first update: CPU seconds of a process that imports, traces and compiles one program after
+the other, with nothing compiled before (cold) and with the compilation cache that it left (warm).
+
+Within an update, with the batches of `side_by_side.SAME_WORK`: an update with four passes over its
+rollouts beside one with a single pass. The difference is what gradient steps take, the rest is
+rollouts. Beside it, the same of purejaxrl, in the environment that side_by_side.py made in
+--folder; and what no PPO can do without: gradients of a mean square through the same two networks,
+clipped, and Adam.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import side_by_side
+
+UPDATES = 200  # that are timed at once
+REPEATS = 7
+STEPS = 16 * 64  # of an update
+GRADIENT_STEPS = 8  # of a pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--purejaxrl", type=Path, metavar="PATH", help="a checkout")
+    parser.add_argument("--folder", type=Path, default=Path.home() / ".cache/side-by-side")
+    parser.add_argument("--worker", choices=WORKERS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        print(json.dumps(WORKERS[arguments.worker]()))
+        return
+    with tempfile.TemporaryDirectory() as cache:
+        cold, warm = (work("startup", cache) for _ in range(2))
+    print("| CPU seconds until the first update | cold | warm |\n| --- | ---: | ---: |")
+    for name, seconds in cold.items():
+        print(f"| {name} | {seconds:.1f} | {warm[name]:.1f} |")
+    print(f"| together | {sum(cold.values()):.1f} | {sum(warm.values()):.1f} |\n", flush=True)
+
+    loops = {"ours": work("update")}
+    if arguments.purejaxrl:
+        bench = side_by_side.Bench(arguments.folder, arguments.purejaxrl.resolve())
+        loops["purejaxrl"] = purejaxrl(bench)
+    print("| an update | ms | rollouts, ms | a gradient step, us |\n| --- | ---: | ---: | ---: |")
+    for name, x in loops.items():
+        step = (x["4"] - x["1"]) / 3 / GRADIENT_STEPS
+        rest = x["1"] - GRADIENT_STEPS * step
+        print(f"| {name} | {x['4']:.2f} | {rest:.2f} | {1000 * step:.0f} |")
+    print(f"| gradients and Adam alone | | | {1000 * work('gradients')['alone']:.0f} |")
+
+
+def work(name: str, cache: str | None = None) -> Any:
+    """What a worker found, in a process of its own."""
+    env = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    env["PYTHONPATH"] = str(side_by_side.EXAMPLES / "cartpole" / "src")
+    if cache:
+        env["JAX_COMPILATION_CACHE_DIR"] = cache
+    command = [sys.executable, __file__, "--worker", name]
+    result = subprocess.run(command, env=env, capture_output=True, text=True)
+    if result.returncode:
+        raise SystemExit(result.stderr)
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def purejaxrl(bench: side_by_side.Bench) -> dict[str, float]:
+    """Milliseconds of an update with so many passes."""
+    given = dict(side_by_side.SAME_WORK["cartpole"])
+    found: dict[str, list[float]] = {"4": [], "1": []}
+    for _ in range(3):
+        for passes, seconds in found.items():
+            settings = {**given, "num_updates_per_batch": int(passes)}
+            run = bench.run("purejaxrl", "cartpole", settings, 0, "", watch=False)
+            seconds.append(1000 * STEPS / run.last["training/sps"])
+    return {passes: statistics.median(x) for passes, x in found.items()}
+
+
+# ---- workers ------------------------------------------------------------------------------------
+
+
+def startup() -> dict[str, float]:
+    found = {"Python and this script": time.process_time()}
+
+    def mark(name: str) -> None:
+        found[name] = time.process_time() - sum(found.values())
+
+    import jax
+
+    mark("importing JAX")
+    import brax.envs  # noqa: F401
+
+    mark("importing Brax, with MuJoCo's MJX")
+    import cartpole.config
+    from cartpole.kit import cli, programs, train  # noqa: F401
+
+    mark("importing the rest")
+    train.use_compilation_cache()
+    settings = side_by_side.for_rollouts(side_by_side.SAME_WORK["cartpole"])
+    task = cartpole.config.task
+    task = dataclasses.replace(task, settings=dataclasses.replace(task.settings, **settings))
+    made = programs.Programs(task)
+    mark("tracing shapes")
+    arguments = {"init": (0,), "epoch": (made.shapes, 1), "evaluate": (made.shapes,)}
+    compiled = {}
+    for name, args in arguments.items():
+        lowered = made._jitted[name].lower(*args)
+        mark(f"tracing `{name}`")
+        # As `train` does.
+        options = {"xla_backend_optimization_level": 0} if name == "init" else None
+        compiled[name] = lowered.compile(options)
+        mark(f"compiling `{name}`")
+    state = jax.block_until_ready(compiled["init"](0))
+    jax.block_until_ready(compiled["evaluate"](state))
+    mark("`init` and the first evaluation")
+    return found
+
+
+def update() -> dict[str, float]:
+    import cartpole.config
+    import jax
+    from cartpole.kit.ppo import make_ppo
+
+    task = cartpole.config.task
+    given = side_by_side.for_rollouts(side_by_side.SAME_WORK["cartpole"])
+    runs: dict[str, Callable[[], Any]] = {}
+    for passes in (4, 1):
+        settings = {**given, "num_updates_per_batch": passes}
+        ppo = make_ppo(
+            task.environment(), dataclasses.replace(task.settings, **settings), task.network_factory
+        )
+        state, epoch = jax.jit(ppo.init)(0), jax.jit(ppo.epoch)
+        runs[str(passes)] = lambda state=state, epoch=epoch: epoch(state, UPDATES)
+    return timed(runs, UPDATES)
+
+
+def gradients() -> dict[str, float]:
+    import cartpole.config
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from brax.training.types import identity_observation_preprocessor
+
+    networks = cartpole.config.task.network_factory(
+        (4,), 2, preprocess_observations_fn=identity_observation_preprocessor
+    )
+    key = jax.random.PRNGKey(0)
+    both = (networks.policy_network, networks.value_network)
+    params = [x.init(key) for x in both]
+    obs = jax.random.normal(key, (GRADIENT_STEPS, STEPS // GRADIENT_STEPS, 4))
+    optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(1e-3))
+
+    def loss(params: Any, obs: jax.Array) -> jax.Array:
+        outputs = [x.apply(None, own, obs) for x, own in zip(both, params, strict=True)]
+        return sum(jnp.mean(x**2) for x in outputs)
+
+    def step(carry: Any, obs: jax.Array) -> Any:
+        params, state = carry
+        change, state = optimizer.update(jax.grad(loss)(params, obs), state)
+        return (optax.apply_updates(params, change), state), None
+
+    @jax.jit
+    def run(carry: Any) -> Any:
+        return jax.lax.fori_loop(0, UPDATES, lambda _, x: jax.lax.scan(step, x, obs)[0], carry)
+
+    carry = (params, optimizer.init(params))
+    return timed({"alone": lambda: run(carry)}, UPDATES * GRADIENT_STEPS)
+
+
+def timed(runs: Mapping[str, Callable[[], Any]], count: int) -> dict[str, float]:
+    """Median milliseconds of one of `count`, taking turns, without the first time."""
+    import jax
+
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(1 + REPEATS):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            found[name].append(1000 * (time.perf_counter() - start) / count)
+    return {name: statistics.median(x[1:]) for name, x in found.items()}
+
+
+WORKERS: dict[str, Callable[[], dict[str, float]]] = {
+    "startup": startup,
+    "update": update,
+    "gradients": gradients,
+}
+
+
+if __name__ == "__main__":
+    main()
