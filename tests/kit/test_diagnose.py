@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 from faults import FAULTS, SOUND
 from kit import cli, runs
-from kit.actions import Continuous, Discrete, MultiDiscrete
+from kit.actions import Discrete
 from kit.diagnose import (
-    CONSTANTS,
     Evidence,
-    constant_actions,
     diagnose,
     findings,
     reading_of,
@@ -68,7 +66,7 @@ def test_the_planner_beats_a_known_policy_with_every_kind_of_action(kind: str) -
     env = wrap_for_evaluation(Toy(space), episode_length=8)
     start = jax.jit(env.reset)(jax.random.split(jax.random.PRNGKey(3), 4))
     planner = Planner(env, space, num_plans=64)
-    outcome = planner.run(start, jax.random.PRNGKey(0), hold=1, limit=8)
+    outcome = planner.run(start, jax.random.PRNGKey(0), horizon=8, limit=8)
     assert outcome is not None
     x = np.abs(np.asarray(start.pipeline_state["x"]))
     if kind == "continuous":  # two components, which can be as small as need be
@@ -86,25 +84,6 @@ def test_a_planner_without_time_gives_nothing() -> None:
     seen = diagnose(toy_task(), episodes=2, minutes=1e-9)
     assert "planner" not in seen.played
     assert "--minutes" in verdict(seen)
-
-
-@pytest.mark.parametrize(
-    ("space", "count"),
-    [
-        (Discrete(5), 5),
-        (Discrete(1000), CONSTANTS),
-        (Continuous(2), 9),
-        (Continuous(40), CONSTANTS),
-        (MultiDiscrete((3, 2)), 6),
-        (MultiDiscrete((7,) * 9), CONSTANTS),
-    ],
-)
-def test_constant_actions(space: Any, count: int) -> None:
-    actions = constant_actions(space)
-    assert len(actions) == count
-    assert {(x.shape, x.dtype) for x in actions.values()} == {(space.shape, space.dtype)}
-    most = 1 if isinstance(space, Continuous) else max(getattr(space, "num_choices", [space.size]))
-    assert max(np.max(np.abs(x)) for x in actions.values()) <= most
 
 
 @pytest.mark.parametrize(
@@ -126,10 +105,10 @@ def evidence(**returns: Any) -> Evidence:
 
     def outcome(values: Any) -> Outcome:
         values = np.array(values, float)
-        return Outcome(values, np.full(2, 100), np.zeros(2, bool), (-1.0, 1.0), 0.25 * values)
+        return Outcome(values, np.full(2, 100), np.zeros(2, bool), (-1.0, 1.0), values / 100)
 
     played = {name: outcome(values) for name, values in returns.items()}
-    return Evidence(100, 1, played, {"0": played["constant"]}, "0", True, True, (-1.0, 1.0))
+    return Evidence(100, 1, played, "0", action_changes=True, reward_reads=True)
 
 
 def test_training_is_at_fault_where_the_policy_is_far_behind_the_planner() -> None:

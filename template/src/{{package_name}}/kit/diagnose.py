@@ -7,36 +7,27 @@ Each finding is one function, `FINDINGS` has them in the order in which to fix w
 """
 
 import itertools
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from brax.envs.base import Env, State
+from brax.envs.base import Env, State, Wrapper
 from rich.table import Table
 
 from . import fingerprint, rollout
-from .actions import ActionSpace, Continuous, action_space_of
+from .actions import ActionSpace, action_space_of
 from .check.tracing import Failure, is_key, leaves, part, trace
 from .networks import PRIVILEGED
-from .planner import (
-    DECISIONS,
-    Outcome,
-    Planner,
-    choices_of,
-    last_quarter,
-    one_step,
-    take_rows,
-)
+from .planner import Outcome, Planner, follow, take_rows
 from .task import Task
 from .wrappers import WRAPPER_INFO, wrap_for_evaluation
 
-CONSTANTS = 32  # constant actions that are tried, at most
 SWAPS = 24  # parts of the state that are exchanged, at most
+SHORTEST = 12  # horizon of the planner, in actions
 SMALL = 16  # an array with more elements is exchanged as a whole
 BYTES = 2**28  # of states that are planned from at a time, at most
 
@@ -47,49 +38,57 @@ class Evidence:
 
     Attributes:
       limit: the time limit, in steps; `repeat`: how many steps an action is applied for.
-      played: returns, lengths and ends by the policy's name; "planner" is the best of all horizons,
-        start by start, and is missing if there was no time for one. "trained" may be missing.
-      constants: the same of each constant action; "constant" in `played` is the best of them.
+      played: by the policy's name: "random", each constant action, "constant" for the best of
+        these, "planner" for the best of all horizons, start by start, if there was time for one,
+        and "trained" if there is a policy.
+      best_constant: name of the best constant action.
       action_changes: whether the action changes anything: a state, a reward or an end.
       reward_reads: whether the reward, or how often it is paid, is computed from the state or the
         action.
-      rewards: the smallest and the largest reward that was ever met.
       hidden: parts of the state on which it depends what is best, and which no observation shows.
-      longer: the planner with twice the time limit, if that was tried.
+      longer: the planner with so many `times` the time limit, if that was tried.
       survivor: a planner that is paid for each step alone, if that was tried.
       seconds: what all of it took.
     """
 
     limit: int
     repeat: int
-    played: dict[str, Outcome]
-    constants: dict[str, Outcome]
+    played: Mapping[str, Outcome]
     best_constant: str
     action_changes: bool
     reward_reads: bool
-    rewards: tuple[float, float]
     hidden: Sequence[str] = ()
     longer: Outcome | None = None
+    times: int = 2
     survivor: Outcome | None = None
     seconds: float = 0.0
 
     @property
     def without_learning(self) -> list[Outcome]:
         """The outcomes of all but the trained policy."""
-        played = [x for name, x in self.played.items() if name != "trained"]
-        return [*played, *self.constants.values()]
+        return [x for name, x in self.played.items() if name != "trained"]
+
+    @property
+    def rewards(self) -> tuple[float, float]:
+        """The smallest and the largest reward that was ever met."""
+        met = [x.rewards for x in (*self.without_learning, self.longer) if x]
+        return min(x[0] for x in met), max(x[1] for x in met)
 
     @property
     def spread(self) -> np.ndarray:
         """How far apart the returns from each start are, whatever was done, (B,)."""
-        returns = np.stack([x.returns for x in self.without_learning])
-        return np.max(returns, axis=0) - np.min(returns, axis=0)
+        return np.ptp([x.returns for x in self.without_learning], axis=0)
 
     @property
     def is_flat(self) -> bool:
         """Whether the returns are those of any other actions."""
         scale = max(np.max(np.abs(x.returns)) for x in self.without_learning)
         return bool(np.all(self.spread <= 1e-5 * scale))
+
+    @property
+    def advantage(self) -> float:
+        """Of the planner over random actions."""
+        return self.mean("planner") - self.mean("random")
 
     def mean(self, name: str) -> float:
         return float(np.mean(self.played[name].returns))
@@ -124,6 +123,40 @@ def action_changes_nothing(seen: Evidence) -> str | None:
     return "The action changes nothing, neither state nor reward: see how `step` uses it."
 
 
+def actions_are_weak(seen: Evidence) -> str | None:
+    """Returns from one start differ by less than 2 % of how much they differ between starts."""
+    change, between = float(np.mean(seen.spread)), float(np.std(seen.played["random"].returns))
+    if seen.is_flat or change >= 0.02 * between:
+        return None
+    return (
+        f"Actions hardly matter: from one start they change the return by {change:.3g}, while "
+        f"returns from other starts differ by {between:.3g}. See how `step` scales them."
+    )
+
+
+def time_limit_is_short(seen: Evidence) -> str | None:
+    """The planner gains much by more time: its episodes were cut off, and rewards grow after that.
+
+    With twice the time limit it gets more than the rate of the limit's last quarter predicts, by
+    more than a quarter of its advantage over random actions.
+    """
+    if seen.longer is None or actions_are_weak(seen):
+        return None
+    planner, longer = seen.played["planner"], seen.longer
+    more_steps = (seen.times - 1) * (seen.limit // seen.repeat)
+    expected = planner.returns + more_steps * np.where(planner.ended, 0.0, planner.late)
+    gain = float(np.mean(longer.returns - expected))
+    if gain <= 0.25 * seen.advantage + 1e-5 * abs(np.mean(expected)):
+        return None
+    every = "Every episode" if not np.any(planner.ended) else "Most episodes"
+    return (
+        f"{every} of the planner is cut off at the time limit of {seen.limit} steps with a mean "
+        f"return of {seen.mean('planner'):.4g}; within {seen.times * seen.limit} steps it reaches "
+        f"{np.mean(longer.returns):.4g} and {np.mean(longer.ended):.0%} end by themselves: raise "
+        "episode_length in config.py."
+    )
+
+
 def reward_is_constant(seen: Evidence) -> str | None:
     """All returns from a start are equal, and the reward is computed from no state or action.
 
@@ -137,37 +170,12 @@ def reward_is_constant(seen: Evidence) -> str | None:
     )
 
 
-def time_limit_is_short(seen: Evidence) -> str | None:
-    """The planner gains much by more time: its episodes were cut off, and rewards grow after that.
-
-    What it gets within twice the time limit is compared with its return within the limit plus as
-    much again as the last quarter of the limit brought, per step. The difference is more than a
-    quarter of the planner's advantage over random actions.
-    """
-    if seen.longer is None or actions_are_weak(seen):
-        return None
-    planner, longer = seen.played["planner"], seen.longer
-    limit = seen.limit // seen.repeat
-    rate = np.where(planner.ended, 0.0, planner.late / last_quarter(limit))
-    expected = planner.returns + rate * limit
-    gain = float(np.mean(longer.returns - expected))
-    if gain <= 0.25 * (seen.mean("planner") - seen.mean("random")) + 1e-5 * abs(np.mean(expected)):
-        return None
-    every = "Every episode" if not np.any(planner.ended) else "Most episodes"
-    return (
-        f"{every} of the planner is cut off at the time limit of {seen.limit} steps with a mean "
-        f"return of {seen.mean('planner'):.4g}; within {2 * seen.limit} steps it reaches "
-        f"{np.mean(longer.returns):.4g} and {np.mean(longer.ended):.0%} end by themselves: raise "
-        "episode_length in config.py."
-    )
-
-
 def no_reward_is_reachable(seen: Evidence) -> str | None:
     """All returns from a start are equal, and the reward was the same number at every step."""
     low, high = seen.rewards
     if not seen.is_flat or not seen.reward_reads or low != high or time_limit_is_short(seen):
         return None
-    limits = f"{seen.limit} steps" + f", nor within {2 * seen.limit}" * (seen.longer is not None)
+    limits = f"{seen.limit} steps" + f", nor within {seen.times * seen.limit}" * bool(seen.longer)
     return (
         f"Planner, random and constant actions all get {low:g} at every step: no other reward is "
         f"reachable within the time limit of {limits}. Start nearer to what is rewarded, or reward "
@@ -186,18 +194,6 @@ def reward_ignores_actions(seen: Evidence) -> str | None:
     )
 
 
-def actions_are_weak(seen: Evidence) -> str | None:
-    """Returns from one start differ by less than 2 % of how much they differ between starts."""
-    between = float(np.std(seen.played["random"].returns))
-    if seen.is_flat or np.mean(seen.spread) >= 0.02 * between:
-        return None
-    change = float(np.mean(seen.spread))
-    return (
-        f"Actions hardly matter: from one start they change the return by {change:.3g}, while "
-        f"returns from other starts differ by {between:.3g}. See how `step` scales them."
-    )
-
-
 def ending_early_pays(seen: Evidence) -> str | None:
     """A constant action ends episodes as early as the planner does, for about the same return.
 
@@ -206,14 +202,13 @@ def ending_early_pays(seen: Evidence) -> str | None:
     """
     if seen.survivor is None:
         return None
-    planner = seen.played["planner"]
-    lengths = np.mean(planner.lengths) * seen.repeat, np.mean(seen.survivor.lengths) * seen.repeat
-    if lengths[1] < 3 * lengths[0]:
+    own, longest = (np.mean(x.lengths) for x in (seen.played["planner"], seen.survivor))
+    if longest < 3 * own:
         return None
     return (
-        f"Ending early pays more than going on: the planner ends episodes after {lengths[0]:.0f} "
-        f"steps, though they can last {lengths[1]:.0f}. If the end is no goal, see the sign of the "
-        "reward, or pay for each step that the episode goes on."
+        "Ending early pays more than going on: the planner ends episodes after "
+        f"{own * seen.repeat:.0f} steps, though they can last {longest * seen.repeat:.0f}. If the "
+        "end is no goal, see the sign of the reward, or pay for each step that the episode goes on."
     )
 
 
@@ -236,13 +231,13 @@ def constant_is_best(seen: Evidence) -> str | None:
     """One constant action gets as much as the planner, but for 1 % of its advantage over random."""
     if "planner" not in seen.played or seen.is_flat or ending_early_pays(seen):
         return None
-    constant, planner, random = (seen.mean(x) for x in ("constant", "planner", "random"))
-    if planner <= random or constant < planner - 0.01 * (planner - random):
+    constant = seen.mean("constant")
+    if seen.advantage <= 0 or constant < seen.mean("planner") - 0.01 * seen.advantage:
         return None
     return (
-        f"Nothing that was tried beats holding {seen.best_constant} ({constant:.4g}): a policy "
-        "need not look at the observation. If that is not what you mean, the reward asks for "
-        "another task than yours."
+        f"Nothing that was tried beats holding the action {seen.best_constant} ({constant:.4g}): a "
+        "policy need not look at the observation. If that is not what you mean, the reward asks "
+        "for another task than yours."
     )
 
 
@@ -250,17 +245,17 @@ def training_is_at_fault(seen: Evidence) -> str | None:
     """The policy is behind the best of the others by more than 10 % of that one's advantage."""
     if "trained" not in seen.played:
         return None
-    name = max((x for x in seen.played if x != "trained"), key=seen.mean)
+    name = max((x for x in SHOWN if x in seen.played), key=seen.mean)
     best, trained, random = seen.mean(name), seen.mean("trained"), seen.mean("random")
     if trained >= best - 0.1 * (best - random):
         return None
-    who = {"planner": "A planner", "random": "Random actions", "constant": "A constant action"}
     return (
-        f"{who[name]} reaches {best:.4g}, the policy {trained:.4g}: training is at fault. Train "
+        f"{SHOWN[name]} reaches {best:.4g}, the policy {trained:.4g}: training is at fault. Train "
         "for longer, or search for other settings with `tune`."
     )
 
 
+SHOWN = {"planner": "A planner", "constant": "A constant action", "random": "Random actions"}
 Rule = Callable[[Evidence], str | None]
 FATAL: tuple[Rule, ...] = (numbers_are_not_finite, episodes_end_at_once, action_changes_nothing)
 FINDINGS: tuple[Rule, ...] = (
@@ -282,10 +277,10 @@ def findings(seen: Evidence) -> dict[str, str]:
     Nothing more is said where no comparison means anything, and a policy is compared with the
     planner only where nothing is wrong with the task.
     """
-    for x in FATAL:
-        if text := x(seen):
-            return {x.__name__: text}
-    found = {x.__name__: text for x in FINDINGS if (text := x(seen))}
+    for rule in FATAL:
+        if text := rule(seen):
+            return {rule.__name__: text}
+    found = {rule.__name__: text for rule in FINDINGS if (text := rule(seen))}
     if len(found) > 1:
         found.pop("training_is_at_fault", None)
     return found
@@ -309,11 +304,12 @@ def verdict(seen: Evidence) -> str:
 def table(seen: Evidence) -> Table:
     """Means and standard deviations of each policy's returns and lengths."""
     made = Table("policy", "return", "± std", "length", "± std", "ended by itself")
-    for name, x in seen.played.items():
-        lengths = x.lengths * seen.repeat
-        numbers = (np.mean(x.returns), np.std(x.returns), np.mean(lengths), np.std(lengths))
-        shown = f"constant {seen.best_constant}" if name == "constant" else name
-        made.add_row(shown, *(f"{x:.2f}" for x in numbers), f"{np.mean(x.ended):.0%}")
+    for name in ("random", "constant", "planner", "trained"):
+        if x := seen.played.get(name):
+            lengths = x.lengths * seen.repeat
+            numbers = (np.mean(x.returns), np.std(x.returns), np.mean(lengths), np.std(lengths))
+            shown = f"constant: {seen.best_constant}" if name == "constant" else name
+            made.add_row(shown, *(f"{x:.2f}" for x in numbers), f"{np.mean(x.ended):.0%}")
     return made
 
 
@@ -335,111 +331,118 @@ def diagnose(
       policy: a trained one, to play the same episodes.
       episodes: how many starts, B.
       seed: of the starts and of all that is random; `rollout.evaluate` has the same starts.
-      minutes: after which no further search of the planner begins.
+      minutes: after which the planner stops.
     """
     began = time.monotonic()
     environment, settings = task.environment(), task.settings
     repeat = settings.action_repeat
     limit = settings.episode_length // repeat  # in actions, as all that follows
-    space = action_space_of(environment)
-    length = settings.episode_length
-    if task.wrap_env_fn is None:  # which may depend on the time limit
-        length = 2 * length + repeat  # the planner is also tried with twice the time
-    env = (task.wrap_env_fn or wrap_for_evaluation)(
-        environment, episode_length=length, action_repeat=repeat, randomization_fn=None
-    )
+    is_own = task.wrap_env_fn is None
+    # The planner is also tried with more time, where no wrapper of the user's is in the way.
+    length = 5 * settings.episode_length if is_own else settings.episode_length
+
+    def wrap(environment: Env) -> Env:
+        return (task.wrap_env_fn or wrap_for_evaluation)(
+            environment, episode_length=length, action_repeat=repeat, randomization_fn=None
+        )
+
     key_start, key = jax.random.split(jax.random.PRNGKey(seed))  # as `rollout.evaluate` does
     key_play, key_plan = jax.random.split(key)
-    start = jax.jit(lambda keys: rollout.strip_weak_types(env.reset(keys)))(
-        jax.random.split(key_start, episodes)
-    )
-    size = sum(x.nbytes for x in jax.tree.leaves(start) if not is_key(x)) / episodes
-    most = int(BYTES / size / episodes)  # states for each start
-    trial = _Trial(env, space, start, limit, key_play, most)
-    reward_reads, reads_obs = reading_of(environment, space)
-    without_obs = task.wrap_env_fn is None and not reads_obs
-    planner = Planner(env, space, min(128, max(16, most)), without_obs)
-    deadline = began + 60 * minutes
 
-    def plan(hold: int, limit: int, **how: Any) -> Outcome | None:
-        return planner.run(start, key_plan, hold=hold, limit=limit, deadline=deadline, **how)
+    def start(env: Env) -> State:
+        reset = jax.jit(lambda keys: rollout.strip_weak_types(env.reset(keys)))
+        return reset(jax.random.split(key_start, episodes))
 
-    def plan_all(limit: int) -> dict[int, Outcome]:
-        """From plans of a whole episode to those of a few steps, until they are clearly worse."""
-        found: dict[int, Outcome] = {}
-        hold = 2 ** max(0, math.ceil(math.log2(limit / DECISIONS)))
-        while hold >= 1 and (outcome := plan(hold, limit)):
-            found[hold] = outcome
-            means = [float(np.mean(x.returns)) for x in found.values()]
-            if means[-1] < max(means) - 0.1 * (max(means) - min(means)):
-                break
-            hold //= 2
-        return found
-
-    done = plan_all(limit)
-    constants = trial.constants
-    name = max(constants, key=lambda x: np.mean(constants[x].returns))
-    played = {"random": trial.random, "constant": constants[name]}
-    if done:
-        played["planner"] = best_of(list(done.values()))
+    space = action_space_of(environment)
+    reward_reads, obs_is_read = reading_of(environment, space)
+    env = wrap(environment)
+    played, action_changes, hidden = try_actions(env, space, start(env), limit, key_play)
+    best = max(list(played)[1:], key=lambda x: np.mean(played[x].returns))
+    played["constant"] = played[best]
     if policy is not None:
-        how = {"episode_length": settings.episode_length, "action_repeat": repeat}
         result = rollout.evaluate(
             environment,
             policy,
             num_episodes=episodes,
             seed=seed,
+            episode_length=settings.episode_length,
+            action_repeat=repeat,
             wrap_env_fn=task.wrap_env_fn,
-            **how,
         )
         lengths = result.lengths.astype(int) // repeat
-        none = (np.inf, -np.inf)
-        played["trained"] = Outcome(
-            result.returns, lengths, np.less(lengths, limit), none, np.zeros(episodes)
-        )
+        played["trained"] = Outcome(result.returns, lengths, lengths < limit, (np.inf, -np.inf))
+
+    if is_own and not obs_is_read:
+        env = wrap(WithoutObs(environment))
+    begin = start(env)
+    size = sum(x.nbytes for x in jax.tree.leaves(begin) if not is_key(x))
+    planner = Planner(env, space, min(256, max(16, BYTES // size)))
+    deadline = began + 60 * minutes
+
+    def plan(horizon: int, limit: int, **how: Any) -> Outcome | None:
+        return planner.run(begin, key_plan, horizon=horizon, limit=limit, deadline=deadline, **how)
+
+    def plan_all(limit: int) -> dict[int, Outcome]:
+        """Plans of a whole episode, of half of one, and so on, until they are clearly worse."""
+        found: dict[int, Outcome] = {}
+        horizon, random = limit, float(np.mean(played["random"].returns))
+        while horizon >= min(limit, SHORTEST) and (outcome := plan(horizon, limit)):
+            found[horizon] = outcome
+            means = [float(np.mean(x.returns)) for x in found.values()]
+            if means[-1] < max(means) - 0.1 * abs(max(means) - random):
+                break
+            horizon //= 2
+        return found
+
+    done = plan_all(limit)
+    if done:
+        played["planner"] = best_of(list(done.values()))
     seen = Evidence(
-        limit=settings.episode_length,
-        repeat=repeat,
-        played=played,
-        constants=constants,
-        best_constant=name,
-        action_changes=trial.action_changes,
-        reward_reads=reward_reads,
-        rewards=range_of([trial.random, *done.values()]),
-        hidden=trial.hidden(start),
+        settings.episode_length, repeat, played, best, action_changes, reward_reads, hidden
     )
-    if done and not task.wrap_env_fn and np.mean(played["planner"].ended) <= 0.5:
-        if seen.is_flat:
-            longer = list(plan_all(2 * limit).values())
-        else:
-            best = max(done, key=lambda x: np.mean(done[x].returns))
-            longer = [x for x in [plan(best, 2 * limit)] if x]
-        if longer:
-            seen = replace(
-                seen,
-                longer=best_of(longer),
-                rewards=range_of([*longer, *done.values(), trial.random]),
-            )
+    if done and is_own and np.mean(played["planner"].ended) <= 0.5:
+        horizon = max(done, key=lambda x: np.mean(done[x].returns))
+        times = 4 if seen.is_flat else 2
+        longer = (
+            plan_all(times * limit).values()
+            if seen.is_flat
+            else [plan(x, times * limit) for x in (horizon, times * limit)]
+        )
+        if tried := [x for x in longer if x]:
+            seen = replace(seen, longer=best_of(tried), times=times)
     if done and ends_early(seen):
-        survivor = [x for hold in list(done)[-2:] if (x := plan(hold, limit, weights=(0.0, 1.0)))]
-        seen = replace(seen, survivor=max(survivor, key=lambda x: np.mean(x.lengths), default=None))
+        lives = [plan(horizon, limit, maximise="lengths") for horizon in list(done)[-2:]]
+        longest = max((x for x in lives if x), key=lambda x: np.mean(x.lengths), default=None)
+        seen = replace(seen, survivor=longest)
     return replace(seen, seconds=time.monotonic() - began)
+
+
+class WithoutObs(Wrapper):
+    """Gives no observations, which are then not even computed: for images that takes longest."""
+
+    def __init__(self, env: Env) -> None:
+        super().__init__(env)
+        self._obs = fingerprint.reset_shapes(env).obs
+
+    def reset(self, rng: jax.Array) -> State:
+        return self.env.reset(rng).replace(obs=jnp.zeros(1))
+
+    def step(self, state: State, action: jax.Array) -> State:
+        # Some observations are made of the one before, such as stacked frames.
+        obs = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self._obs)
+        return self.env.step(state.replace(obs=obs), action).replace(obs=jnp.zeros(1))
 
 
 def best_of(outcomes: Sequence[Outcome]) -> Outcome:
     """The one with the highest return from each start."""
-    returns = np.stack([np.nan_to_num(x.returns, nan=-np.inf) for x in outcomes])
-    best = np.argmax(returns, axis=0)
+    best = np.argmax([np.nan_to_num(x.returns, nan=-np.inf) for x in outcomes], axis=0)
 
     def choose(name: str) -> np.ndarray:
         return np.stack([getattr(x, name) for x in outcomes])[best, np.arange(len(best))]
 
+    low, high = zip(*(x.rewards for x in outcomes), strict=True)
     names = ("returns", "lengths", "ended", "late")
-    return Outcome(rewards=range_of(outcomes), **{name: choose(name) for name in names})
-
-
-def range_of(outcomes: Sequence[Outcome]) -> tuple[float, float]:
-    return min(x.rewards[0] for x in outcomes), max(x.rewards[1] for x in outcomes)
+    return Outcome(rewards=(min(low), max(high)), **{name: choose(name) for name in names})
 
 
 def ends_early(seen: Evidence) -> bool:
@@ -450,8 +453,7 @@ def ends_early(seen: Evidence) -> bool:
         and np.mean(constant.ended) > 0.5
         and np.mean(constant.lengths) <= 2 * np.mean(planner.lengths)
         and 3 * np.mean(planner.lengths) * seen.repeat < seen.limit
-        and seen.mean("constant")
-        >= seen.mean("planner") - 0.2 * abs(seen.mean("planner") - seen.mean("random"))
+        and seen.mean("constant") >= seen.mean("planner") - 0.2 * abs(seen.advantage)
     )
 
 
@@ -477,157 +479,89 @@ def reading_of(environment: Env, space: ActionSpace) -> tuple[bool, bool]:
     return is_paid, any(obs & x.inputs for x in users)
 
 
-def constant_actions(space: ActionSpace) -> dict[str, np.ndarray]:
-    """Up to `CONSTANTS` actions by name: all of them, or the corners, axes and centre."""
-    if isinstance(space, Continuous):
-        levels: list[Any] = [(0.0, -1.0, 1.0)] * space.size
-    else:
-        levels = [range(count) for count in choices_of(space)]
-    if np.prod([float(len(x)) for x in levels]) <= CONSTANTS:
-        found: Any = itertools.product(*levels)
-    else:
-        first = np.array([x[0] for x in levels])
-        same = [np.array([x[min(i, len(x) - 1)] for x in levels]) for i in range(len(levels[0]))]
-        axes = [
-            np.where(np.arange(len(levels)) == i, value, first)
-            for i, x in enumerate(levels)
-            for value in x[1:]
-        ]
-        found = itertools.islice([*same, *axes], CONSTANTS)
-    actions = [np.asarray(x, space.dtype).reshape(space.shape) for x in found]
-    return {str(x.tolist()): x for x in actions}
-
-
-class _Trial:
-    """Random and constant actions from each start, and from starts with parts exchanged.
+def try_actions(
+    env: Env, space: ActionSpace, start: State, limit: int, key: jax.Array
+) -> tuple[dict[str, Outcome], bool, list[str]]:
+    """Random and constant actions from each start, and from starts with a part exchanged.
 
     All are rows of one batch, so that the environment is compiled once. A row has a partner: the
     row that it is compared with at every step.
+
+    Returns:
+      Outcomes, "random" first; whether actions change anything; the parts of the state on which it
+      depends what is best, and that no observation shows.
     """
+    constants, batch = space.held(), start.done.shape[0]
+    held = np.stack([np.zeros(space.shape, space.dtype), *constants.values()])  # the first: random
+    count, few, followed = len(held), min(5, len(held)), min(8, batch)
+    swaps = list(itertools.islice(parts_that_vary(start), SWAPS))
+    sequence, row = (x.ravel() for x in np.mgrid[:count, :batch])
+    s, r = (x.ravel() for x in np.mgrid[:few, :followed])
+    partner = np.concatenate([row, *[s * batch + r] * len(swaps)])  # random, or not exchanged
+    sequence = np.concatenate([sequence, *[s] * len(swaps)])
+    row = np.concatenate([row, *[r] * len(swaps)])
 
-    def __init__(
-        self, env: Env, space: ActionSpace, start: State, limit: int, key: jax.Array, most: int
-    ) -> None:
-        self._env, self._space, self._limit = env, space, limit
-        batch = start.done.shape[0]
-        actions = constant_actions(space)
-        names = list(actions)[: max(2, most // 2 - 1)]
-        self._sequences = 1 + len(names)  # the first is random
-        self._batch, self._followed = batch, min(4, batch)
-        self._few = min(5, self._sequences)
-        self._swaps = list(itertools.islice(self._find_swaps(start), min(SWAPS, max(4, most // 2))))
+    own, found = jax.tree.leaves(start), jax.tree.leaves(take_rows(start, row, batch))
+    for i, (_, index, elements) in enumerate(swaps):
+        at = count * batch + i * len(s) + np.arange(len(s))
+        values = np.asarray(own[index]).reshape(batch, -1)[:, elements]
+        # The next start in which these elements are not the same.
+        other = [(j + np.argmax(np.any(np.roll(values, -j, 0) != values[j], 1))) % batch for j in r]
+        exchanged = np.array(found[index]).reshape(len(row), -1)
+        exchanged[np.ix_(at, elements)] = values[other]
+        found[index] = jnp.asarray(exchanged.reshape(found[index].shape))
+    state = jax.tree.unflatten(jax.tree.structure(start), found)
 
-        held = np.stack([np.zeros(space.shape, space.dtype), *(actions[x] for x in names)])
-        sequence, row = (x.ravel() for x in np.mgrid[: self._sequences, :batch])
-        partner = row.copy()  # the same start with random actions
-        s, r = (x.ravel() for x in np.mgrid[: self._few, : self._followed])
-        for _ in self._swaps:
-            sequence, row = np.append(sequence, s), np.append(row, r)
-            partner = np.append(partner, s * batch + r)
-        states = take_rows(start, row, batch)
-        for i, (index, elements) in enumerate(self._swaps):
-            at = self._sequences * batch + i * len(s) + np.arange(len(s))
-            states = self._swap(states, index, elements, at, r, start)
-        seen = jax.device_get(
-            jax.jit(self._play)(states, held[sequence], sequence == 0, row, partner, key)
-        )
-        self._seen, plain = seen, self._sequences * batch
-        outcomes = [
-            Outcome(
-                seen["reward"][rows].astype(float),
-                seen["steps"][rows],
-                seen["ended"][rows],
-                (float(np.min(seen["low"][rows])), float(np.max(seen["high"][rows]))),
-                np.zeros(batch),
-            )
-            for rows in np.arange(plain).reshape(self._sequences, batch)
-        ]
-        self.random = outcomes[0]
-        self.constants = dict(zip(names, outcomes[1:], strict=True))
-        self.action_changes = bool(np.any(seen["differs"][:plain]))
+    def watch(state: State, alive: jax.Array) -> tuple[jax.Array, jax.Array]:
+        goes_on = alive & (state.done == 0)  # no policy sees the observation of an end
+        changes = alive & alive[partner] & differs(state, partner)
+        return changes, goes_on & goes_on[partner] & differs(observed(state.obs), partner)
 
-    def _find_swaps(self, start: State) -> Any:
-        """Parts of the state that differ between starts: the leaf's number, and its elements."""
-        for index, (path, x) in enumerate(leaves(start).items()):
-            of_wrapper = any(path.startswith(f"info['{name}']") for name in WRAPPER_INFO)
-            if not path.startswith(("pipeline_state", "info")) or of_wrapper or is_key(x):
-                continue
-            if jnp.shape(x)[:1] != (self._batch,):
-                continue
-            flat = np.asarray(x).reshape(self._batch, -1)
-            varies = np.flatnonzero(np.any(flat != flat[:1], axis=0))
-            if flat.shape[1] <= SMALL:
-                for element in varies:
-                    yield index, [element]
-            elif len(varies):
-                yield index, list(range(flat.shape[1]))
-
-    def _swap(
-        self, states: State, index: int, elements: list[int], at: Any, rows: Any, start: State
-    ) -> State:
-        """`states` whose rows `at`, of the starts `rows`, have elements of another start."""
-        found, tree = jax.tree.flatten(states)
-        x = np.asarray(jax.tree.leaves(start)[index])
-        flat = x.reshape(self._batch, -1)[:, elements]
-        other = [int(np.argmax(np.any(flat != flat[row], axis=1))) for row in rows]
-        new = np.array(found[index]).reshape(len(found[index]), -1)
-        new[np.ix_(at, elements)] = flat[other]
-        found[index] = jnp.asarray(new.reshape(found[index].shape))
-        return jax.tree.unflatten(tree, found)
-
-    def _play(
-        self,
-        state: State,
-        action: jax.Array,
-        is_random: jax.Array,
-        row: jax.Array,
-        partner: jax.Array,
-        key: jax.Array,
-    ) -> dict[str, jax.Array]:
-        rows = len(row)
+    @jax.jit
+    def play(state: State, key: jax.Array) -> Any:
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(row)
+        is_random = (sequence == 0).reshape(-1, *(1,) * len(space.shape))
 
-        def step(carry: Any) -> Any:
-            t, state, alive, seen = carry
-            drawn = jax.vmap(lambda key: self._space.sample(jax.random.fold_in(key, t)))(keys)
-            chosen = jnp.where(is_random.reshape(-1, *(1,) * (drawn.ndim - 1)), drawn, action)
-            state, going, ended, reward = one_step(self._env, state, alive, chosen)
-            both = alive & alive[partner]
-            seen = {
-                "reward": seen["reward"] + reward,
-                "steps": seen["steps"] + alive,
-                "ended": seen["ended"] | ended,
-                "low": jnp.where(alive, jnp.minimum(seen["low"], reward), seen["low"]),
-                "high": jnp.where(alive, jnp.maximum(seen["high"], reward), seen["high"]),
-                "differs": seen["differs"] | both & differs(state, partner),
-                "shows": seen["shows"] | both & differs(observed(state.obs), partner),
-            }
-            return t + 1, state, going, seen
+        def act(t: jax.Array) -> jax.Array:
+            drawn = jax.vmap(lambda key: space.sample(jax.random.fold_in(key, t)))(keys)
+            return jnp.where(is_random, drawn, held[sequence])
 
-        zero = jnp.zeros(rows, jnp.float32)
-        seen = {"reward": zero, "steps": jnp.zeros(rows, jnp.int32)}
-        seen |= dict.fromkeys(("ended", "differs", "shows"), zero > 0)
-        seen |= {"low": zero + jnp.inf, "high": zero - jnp.inf}
-        carry = (jnp.int32(0), state, jnp.ones(rows, bool), seen)
-        return jax.lax.while_loop(
-            lambda carry: (carry[0] < self._limit) & jnp.any(carry[2]), step, carry
-        )[3]
+        return follow(env, act, state, jnp.ones(len(row), bool), limit, watch)[2]
 
-    def hidden(self, start: State) -> list[str]:
-        """Parts of the state on which it depends what is best, and that no observation shows."""
-        plain = self._sequences * self._batch
-        returns = self._seen["reward"]
-        own = returns[:plain].reshape(self._sequences, -1)[: self._few, : self._followed]
-        swapped = returns[plain:].reshape(-1, *own.shape)
-        shows = self._seen["shows"][plain:].reshape(-1, *own.shape)
-        enough = 0.01 * max(float(np.ptp(own)), 1e-6)
-        found, paths = [], list(leaves(start))
-        for (index, elements), after, shown in zip(self._swaps, swapped, shows, strict=True):
-            x, y = (z[:, None] - z[None] for z in (own, after))
-            reversed_ = (np.minimum(np.abs(x), np.abs(y)) > enough) & (x * y < 0)
-            if np.any(reversed_) and not np.any(shown):
-                found.append(paths[index] + (f"[{elements[0]}]" if len(elements) == 1 else ""))
-        return found
+    seen = jax.device_get(play(state, key))
+    plain, (changes, shows) = count * batch, seen.watched
+    played = {}
+    for i, name in enumerate(["random", *constants]):
+        x = jax.tree.map(lambda x: x[i * batch : (i + 1) * batch], seen)  # noqa: B023
+        rewards = float(np.min(x.low)), float(np.max(x.high))
+        played[name] = Outcome(x.returns, x.lengths, x.ended, rewards)
+
+    own_returns = seen.returns[:plain].reshape(count, batch)[:few, :followed]
+    enough = 0.01 * max(float(np.ptp(own_returns)), 1e-6)
+    hidden = []
+    for i, (path, _, _) in enumerate(swaps):
+        at = slice(plain + i * len(s), plain + (i + 1) * len(s))
+        after = seen.returns[at].reshape(own_returns.shape)
+        x, y = (z[:, None] - z[None] for z in (own_returns, after))
+        is_reversed = (np.minimum(np.abs(x), np.abs(y)) > enough) & (x * y < 0)
+        if np.any(is_reversed) and not np.any(shows[at]):
+            hidden.append(path)
+    return played, bool(np.any(changes[:plain])), hidden
+
+
+def parts_that_vary(start: State) -> Iterator[tuple[str, int, list[int]]]:
+    """Parts of the state that differ between starts: path, number of the leaf, and elements."""
+    for index, (path, x) in enumerate(leaves(start).items()):
+        of_wrapper = any(path.startswith(f"info['{name}']") for name in WRAPPER_INFO)
+        if not path.startswith(("pipeline_state", "info")) or of_wrapper or is_key(x):
+            continue
+        flat = np.asarray(x).reshape(len(start.done), -1)
+        varies = np.flatnonzero(np.any(flat != flat[:1], axis=0)).tolist()
+        if varies and (flat.shape[1] == 1 or flat.shape[1] > SMALL):
+            yield path, index, list(range(flat.shape[1]))
+        else:
+            for element in varies:
+                yield f"{path}[{element}]", index, [element]
 
 
 def observed(obs: Any) -> Any:
@@ -637,7 +571,7 @@ def observed(obs: Any) -> Any:
     return obs
 
 
-def differs(tree: Any, partner: jax.Array) -> jax.Array:
+def differs(tree: Any, partner: np.ndarray) -> jax.Array:
     """Which rows are unlike their partner by more than rounding, (rows,) bool; keys don't count."""
     found = jnp.zeros(partner.shape, bool)
     for x in jax.tree.leaves(tree):
