@@ -531,10 +531,9 @@ def try_actions(
     seen = jax.device_get(play(state, key))
     plain, (changes, shows) = count * batch, seen.watched
     played = {}
-    for i, name in enumerate(["random", *constants]):
-        x = jax.tree.map(lambda x: x[i * batch : (i + 1) * batch], seen)  # noqa: B023
-        rewards = float(np.min(x.low)), float(np.max(x.high))
-        played[name] = Outcome(x.returns, x.lengths, x.ended, rewards)
+    for name, at in zip(["random", *constants], np.split(np.arange(plain), count), strict=True):
+        rewards = float(np.min(seen.low[at])), float(np.max(seen.high[at]))
+        played[name] = Outcome(seen.returns[at], seen.lengths[at], seen.ended[at], rewards)
 
     own_returns = seen.returns[:plain].reshape(count, batch)[:few, :followed]
     enough = 0.01 * max(float(np.ptp(own_returns)), 1e-6)

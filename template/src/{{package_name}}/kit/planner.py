@@ -210,10 +210,11 @@ def _propose(
     key: jax.Array, mean: jax.Array, std: jax.Array, elites: jax.Array, count: int
 ) -> jax.Array:
     """(B, count, DECISIONS, width) plans: the elites, their mean, and new ones."""
-    noise = jax.random.normal(key, (len(mean), count, *mean.shape[1:]))
-    noise = noise.at[:, ::2].set(jnp.einsum("ij,bnj...->bni...", CORRELATED, noise[:, ::2]))
+    # All episodes have the same noise, which need not be independent between them.
+    noise = jax.random.normal(key, (count, *mean.shape[1:]))
+    noise = noise.at[::2].set(jnp.einsum("ij,nj...->ni...", CORRELATED, noise[::2]))
     kept = jnp.concatenate([elites, mean[:, None]], axis=1)
-    new = mean[:, None] + std[:, None] * noise[:, kept.shape[1] :]
+    new = mean[:, None] + std[:, None] * noise[kept.shape[1] :]
     return jnp.concatenate([kept, new], axis=1)
 
 
