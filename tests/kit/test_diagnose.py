@@ -142,6 +142,20 @@ def test_a_longer_episode_that_goes_on_as_before_needs_no_more_time() -> None:
     assert list(findings(dataclasses.replace(seen, longer=more))) == ["time_limit_is_short"]
 
 
+def test_an_episode_that_ends_near_the_limit_needs_no_more_time() -> None:
+    """Nothing is planned beyond the limit, so that a pole may fall at the last step."""
+    seen = evidence(random=(5, 9), constant=(20, 20), planner=(100, 100))
+    fallen = dataclasses.replace(seen.played["planner"], ended=np.ones(2, bool))
+    twice = evidence(random=(5, 9), constant=(20, 20), planner=(200, 200)).played["planner"]
+    played = {**seen.played, "planner": fallen}
+    assert findings(dataclasses.replace(seen, played=played, longer=twice)) == {}
+
+
+def test_a_constant_action_that_was_lucky_once_is_not_called_best() -> None:
+    seen = evidence(random=(0, 0), constant=(1, 0), planner=(0, 1))
+    assert findings(seen) == {}
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with one checkpoint; nothing is trained."""
@@ -162,7 +176,7 @@ def config() -> types.ModuleType:
 def test_the_command_says_what_follows(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cli.main("toy", config(), ["diagnose", str(run), "--episodes", "4"])
     out = capsys.readouterr().out
-    for name in ("random", "constant [", "planner", "trained"):
+    for name in ("random", "constant: ", "planner", "trained"):
         assert name in out
     assert "training is at fault" in out or "Nothing is wrong: the policy" in out
 

@@ -143,17 +143,17 @@ def time_limit_is_short(seen: Evidence) -> str | None:
     if seen.longer is None or actions_are_weak(seen):
         return None
     planner, longer = seen.played["planner"], seen.longer
-    more_steps = (seen.times - 1) * (seen.limit // seen.repeat)
-    expected = planner.returns + more_steps * np.where(planner.ended, 0.0, planner.late)
+    # An episode that ended near the limit could have gone on: nothing was planned beyond it.
+    rate = np.where(planner.ended, np.maximum(planner.late, 0.0), planner.late)
+    expected = planner.returns + (seen.times - 1) * (seen.limit // seen.repeat) * rate
     gain = float(np.mean(longer.returns - expected))
     if gain <= 0.25 * seen.advantage + 1e-5 * abs(np.mean(expected)):
         return None
-    every = "Every episode" if not np.any(planner.ended) else "Most episodes"
     return (
-        f"{every} of the planner is cut off at the time limit of {seen.limit} steps with a mean "
-        f"return of {seen.mean('planner'):.4g}; within {seen.times * seen.limit} steps it reaches "
-        f"{np.mean(longer.returns):.4g} and {np.mean(longer.ended):.0%} end by themselves: raise "
-        "episode_length in config.py."
+        f"The time limit of {seen.limit} steps cuts off {1 - np.mean(planner.ended):.0%} of the "
+        f"planner's episodes, with a mean return of {seen.mean('planner'):.4g}; within "
+        f"{seen.times * seen.limit} steps it reaches {np.mean(longer.returns):.4g}, and "
+        f"{np.mean(longer.ended):.0%} end by themselves: raise episode_length in config.py."
     )
 
 
@@ -197,19 +197,26 @@ def reward_ignores_actions(seen: Evidence) -> str | None:
 def ending_early_pays(seen: Evidence) -> str | None:
     """A constant action ends episodes as early as the planner does, for about the same return.
 
-    And they could go on: a planner that is paid for each step alone makes them three times as long.
-    An end that is hard to reach, or is rewarded itself, is a goal and not found here.
+    And they could go on: a planner that is paid for each step alone makes them three times as long,
+    for a clearly lower return. An end that is hard to reach, or is rewarded itself, is a goal and
+    not found here.
     """
     if seen.survivor is None:
         return None
-    own, longest = (np.mean(x.lengths) for x in (seen.played["planner"], seen.survivor))
-    if longest < 3 * own:
+    planner, survivor = seen.played["planner"], seen.survivor
+    own, longest = np.mean(planner.lengths), np.mean(survivor.lengths)
+    if longest < 3 * own or not is_above_0(planner.returns - survivor.returns):
         return None
     return (
         "Ending early pays more than going on: the planner ends episodes after "
         f"{own * seen.repeat:.0f} steps, though they can last {longest * seen.repeat:.0f}. If the "
         "end is no goal, see the sign of the reward, or pay for each step that the episode goes on."
     )
+
+
+def is_above_0(differences: np.ndarray) -> bool:
+    """Whether the mean is above 0 by more than three standard errors."""
+    return bool(np.mean(differences) > 3 * np.std(differences) / len(differences) ** 0.5)
 
 
 def goal_is_hidden(seen: Evidence) -> str | None:
@@ -232,7 +239,8 @@ def constant_is_best(seen: Evidence) -> str | None:
     if "planner" not in seen.played or seen.is_flat or ending_early_pays(seen):
         return None
     constant = seen.mean("constant")
-    if seen.advantage <= 0 or constant < seen.mean("planner") - 0.01 * seen.advantage:
+    better = seen.played["planner"].returns - seen.played["random"].returns
+    if not is_above_0(better) or constant < seen.mean("planner") - 0.01 * seen.advantage:
         return None
     return (
         f"Nothing that was tried beats holding the action {seen.best_constant} ({constant:.4g}): a "

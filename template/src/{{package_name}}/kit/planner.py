@@ -171,6 +171,13 @@ class Planner:
         hold = -(-horizon // DECISIONS)
         decisions = max(1, horizon // hold // 8)  # that are taken before the next search
         late_from, met, taken = limit - max(1, limit // 4), [], []
+        # Gives up where even the first search would take too long, as with MJX on a CPU.
+        plans = jnp.zeros((batch, count, *mean.shape[1:]))
+        for _ in range(2):  # the first time it is compiled
+            now = time.monotonic()
+            jax.block_until_ready(self._follow(state, alive, plans, hold, 1))
+        if now + ITERATIONS * min(limit, horizon) * (time.monotonic() - now) > deadline:
+            return None
         for begin in range(0, limit, decisions * hold):
             left = limit - begin
             std = jnp.full(mean.shape, SPREAD)
