@@ -160,7 +160,7 @@ class Planner:
           deadline: on the clock of `time.monotonic`.
 
         Returns:
-          None if the deadline passed before all episodes ended.
+          None if the deadline passed before all episodes ended, or would pass in the first search.
         """
         batch, count = start.done.shape[0], self._num_plans
         rows = np.repeat(np.arange(batch), count)
@@ -193,7 +193,7 @@ class Planner:
             best = jnp.repeat(elites[:, :1], count, axis=1)
             state, alive, seen = self._follow(state, alive, best, hold, min(left, decisions * hold))
             taken.append(jax.tree.map(lambda x: np.asarray(x)[::count], seen))
-            if not taken[-1].lengths.any() or not np.any(alive):
+            if not np.any(alive):
                 break
             # What is left of the plans, and nothing yet for as many decisions after that.
             mean, elites = (
