@@ -18,7 +18,7 @@ from kit.diagnose import (
     reading_of,
     verdict,
 )
-from kit.planner import Outcome, Planner
+from kit.planner import Outcome, Planner, with_other_keys
 from kit.rollout import random_policy
 from kit.wrappers import wrap_for_evaluation
 from toys import SPACES, Toy, toy_task
@@ -78,6 +78,15 @@ def test_the_planner_beats_a_known_policy_with_every_kind_of_action(kind: str) -
         assert np.all(outcome.returns[np.asarray(start.pipeline_state["x"]) < 0] > -8 * 0.5)
     assert np.all(outcome.lengths == 8)
     assert not np.any(outcome.ended)
+
+
+@pytest.mark.parametrize("make", [jax.random.PRNGKey, jax.random.key])
+def test_each_plan_meets_other_random_numbers(make: Any) -> None:
+    state: dict[str, Any] = {"raw": jax.random.split(make(0), 3), "x": np.ones(3)}
+    tried = [with_other_keys(state, jax.random.PRNGKey(i))["raw"] for i in (1, 2)]
+    numbers = [jax.vmap(jax.random.uniform)(keys) for keys in (state["raw"], *tried)]
+    assert len(set(np.ravel(numbers).tolist())) == 9
+    assert {x.dtype for x in tried} == {state["raw"].dtype}
 
 
 def test_a_planner_without_time_gives_nothing() -> None:

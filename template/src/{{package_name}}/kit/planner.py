@@ -241,15 +241,14 @@ def take_rows(tree: Any, rows: Any, batch: int) -> Any:
     return jax.tree.map(lambda x: x[rows] if jnp.shape(x)[:1] == (batch,) else x, tree)
 
 
-def with_other_keys(state: State, key: jax.Array) -> State:
+def with_other_keys(state: Any, key: jax.Array) -> Any:
     """`state` with other random keys in it."""
     found, tree = jax.tree.flatten(state)
     for i, x in enumerate(found):
         if is_key(x):
-            fresh = jax.random.fold_in(key, i)
-            shape = x.shape[:-1]
+            fresh, shape = jax.random.fold_in(key, i), x.shape[:-1]
             if x.dtype != jnp.uint32:  # a typed key
-                fresh, shape = jax.random.key(i, impl=jax.random.key_impl(x)), x.shape
-                fresh = jax.random.fold_in(fresh, jax.random.bits(jax.random.fold_in(key, i)))
+                fresh = jax.random.key(jax.random.bits(fresh), impl=jax.random.key_impl(x))
+                shape = x.shape
             found[i] = jax.random.split(fresh, shape)
     return jax.tree.unflatten(tree, found)
