@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from projects import Render
@@ -83,7 +84,14 @@ def test_play_compares_with_a_random_policy_and_draws(
 def test_bench_prints_speeds(work: Path, env: dict[str, str]) -> None:
     result = run(work, env, "-m", "my_env", "bench")
     assert result.returncode == 0, result.stderr
-    assert len(re.findall(r"[\d,]+ environments +[\d,]+ steps/s", result.stdout)) == 7
+    found = re.findall(r"([\d,]+) environments +([\d,]+) steps/s", result.stdout)
+    counts, speeds = (
+        np.array([int(x.replace(",", "")) for x in row]) for row in zip(*found, strict=True)
+    )
+    np.testing.assert_array_equal(counts, 8 ** np.arange(len(counts)))
+    gains = speeds[1:] / speeds[:-1]
+    assert np.all(gains[:-1] > 1.09), result.stdout
+    assert gains[-1] < 1.11, result.stdout
 
 
 def test_the_readme_s_python_runs(

@@ -170,7 +170,10 @@ class Export:
 
 @dataclass
 class Bench:
-    """Measure the environment's steps per second with random actions, wrapped as for training."""
+    """Measure the environment's steps per second with random actions, wrapped as for training.
+
+    The number of environments grows until more are not faster.
+    """
 
     task: TaskName = None
     """Which task of config.py; the first one by default."""
@@ -452,10 +455,8 @@ def _bench(program: str, tasks: Mapping[str, Task], asked: Bench) -> None:
     environment = task.environment()
     obs = fingerprint.reset_shapes(environment).obs
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(obs))
-    for num_envs in (1, 8, 64, 512, 1024, 4096, 8192):
-        if num_envs * size > 500e6:
-            print(f"{num_envs:>6,} environments   left out: over 500 MB of observations")
-            continue
+    best, num_envs = 0.0, 1
+    while num_envs * size <= 500e6:
         speed = rollout.measure_speed(
             environment,
             num_envs,
@@ -463,7 +464,11 @@ def _bench(program: str, tasks: Mapping[str, Task], asked: Bench) -> None:
             action_repeat=task.settings.action_repeat,
             wrap_env_fn=task.wrap_env_fn,
         )
-        print(f"{num_envs:>6,} environments   {speed:>14,.0f} steps/s", flush=True)
+        print(f"{num_envs:>9,} environments   {speed:>15,.0f} steps/s", flush=True)
+        if speed < 1.1 * best:
+            return
+        best, num_envs = speed, 8 * num_envs
+    print(f"{num_envs:>9,} environments   left out: over 500 MB of observations")
 
 
 COMMANDS: dict[str, tuple[type, Callable[[str, Mapping[str, Task], Any], None]]] = {

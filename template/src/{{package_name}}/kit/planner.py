@@ -30,10 +30,6 @@ ELITES = 1 / 20  # share of the plans
 SPREAD = 1.0  # standard deviation of the noise when a search begins
 CORRELATION = 0.8  # of the noise of two decisions that follow each other, in every other plan
 
-# Makes white noise, (DECISIONS,), into that of a first-order autoregressive process.
-DISTANCE = np.abs(np.subtract.outer(np.arange(DECISIONS), np.arange(DECISIONS)))
-CORRELATED = np.float32(np.linalg.cholesky(CORRELATION**DISTANCE))
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -219,10 +215,23 @@ def _propose(
     """(B, count, DECISIONS, width) plans: the elites, their mean, and new ones."""
     # All episodes have the same noise, which need not be independent between them.
     noise = jax.random.normal(key, (count, *mean.shape[1:]))
-    noise = noise.at[::2].set(jnp.einsum("ij,nj...->ni...", CORRELATED, noise[::2]))
+    noise = noise.at[::2].set(_correlated(noise[::2]))
     kept = jnp.concatenate([elites, mean[:, None]], axis=1)
     new = mean[:, None] + std[:, None] * noise[kept.shape[1] :]
     return jnp.concatenate([kept, new], axis=1)
+
+
+def _correlated(noise: jax.Array) -> jax.Array:
+    """White noise, (n, DECISIONS, width), as that of a first-order autoregressive process."""
+    # As a product with a matrix, on a GPU JAX 0.11.2 aborts when it compiles it.
+    fresh = noise.at[:, 1:].multiply((1.0 - CORRELATION**2) ** 0.5)
+
+    def step(last: jax.Array, new: jax.Array) -> tuple[jax.Array, jax.Array]:
+        now = CORRELATION * last + new
+        return now, now
+
+    by_time = jnp.moveaxis(fresh, 1, 0)
+    return jnp.moveaxis(jax.lax.scan(step, jnp.zeros_like(by_time[0]), by_time)[1], 0, 1)
 
 
 @functools.partial(jax.jit, static_argnums=4)
