@@ -77,12 +77,14 @@ def test_a_line_moves_on_a_terminal() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 def test_a_real_terminal_shows_the_line_and_keeps_its_cursor() -> None:
     terminal, end = os.openpty()
-    with open(end, "w", encoding="utf-8") as stream:
-        with Display(Console(file=stream, width=120, _environ={"TERM": "xterm"}), 100) as shown:
-            for steps in (10, 25):
-                shown.progress(steps, 1234.5, VALUES)
-                shown._progress.refresh()
-            shown.say("runs/[/] \x1b[8m")
+    with (
+        open(end, "w", encoding="utf-8") as stream,
+        Display(Console(file=stream, width=120, _environ={"TERM": "xterm"}), 100) as shown,
+    ):
+        for steps in (10, 25):
+            shown.progress(steps, 1234.5, VALUES)
+            shown._progress.refresh()
+        shown.say("runs/[/] \x1b[8m")
     raw = b""
     with contextlib.suppress(OSError):  # raised at the end, because the other end is closed
         while piece := os.read(terminal, 2**16):  # a part of what was written

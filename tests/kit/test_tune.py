@@ -166,7 +166,7 @@ def test_it_finds_what_is_best_and_says_so(tmp_path: Path) -> None:
     found, text = search(tmp_path / "it", 16)
     assert found.settings["learning_rate"] > 1e-3
     assert found.settings["num_envs"] == 16
-    assert found.rank == 2
+    assert found.rung == tune.RUNGS - 1
     rows = dict(re.findall(r"^│ (\S.*?) +│ (.*?) *│", text, re.M))
     assert float(rows["learning_rate"]) == found.settings["learning_rate"]
     assert int(rows["seeds"]) == tune.MEMBERS
@@ -208,7 +208,7 @@ def test_another_task_starts_a_search_of_its_own(tmp_path: Path) -> None:
 def test_it_ends_at_the_threshold(tmp_path: Path) -> None:
     found, text = search(tmp_path / "it", 60, threshold=-12.0)
     assert found.solves(-12.0)
-    assert found.rank == 2
+    assert found.rung == tune.RUNGS - 1
     assert "seeds at -12 " in text
     assert len(trials(tmp_path / "it")) <= 3 * tune.MEMBERS
 
@@ -273,7 +273,7 @@ def test_a_signal_keeps_what_is_known(
 
     def stopping(self: FakeTrainer, *args: Any, **options: Any) -> Curves:
         runs.append(options)
-        if len(runs) == 4:  # the second round has begun
+        if len(runs) == 2 + tune.RUNGS:  # the second round has begun
             os.kill(os.getpid(), number)
         return train(self, *args, **options)
 

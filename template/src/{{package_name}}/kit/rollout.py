@@ -236,8 +236,8 @@ def measure_speed(
 
     keys = jax.random.split(jax.random.PRNGKey(0), num_envs)
     state = jax.block_until_ready(run(jax.jit(env.reset)(keys), np.uint32(0)))
-    start, steps = time.perf_counter(), 0
+    start, calls = time.perf_counter(), 0
     while (elapsed := time.perf_counter() - start) < seconds:
-        state = jax.block_until_ready(run(state, np.uint32(steps)))
-        steps += 100 * num_envs * action_repeat
-    return steps / elapsed
+        calls += 1
+        state = jax.block_until_ready(run(state, np.uint32(calls)))
+    return 100 * calls * num_envs * action_repeat / elapsed

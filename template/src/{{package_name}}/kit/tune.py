@@ -4,10 +4,11 @@ From the template: changes of yours are kept, `copier update` merges new version
 
 A round trains 16 settings at once, as members of one program. What shapes the program is the same
 for a round, the other numbers differ; Optuna proposes both, and its journal file keeps what was
-found. All settings of a round train for half of the steps on one seed each. Those that are among
-the best quarter of all rounds so far start again, for all of the steps, on 4 or more other seeds
-(asynchronous successive halving, Li et al. 2020, arXiv:1810.05934). At the end the best ones train
-once more, on 16 seeds, those that `train --num-seeds` uses: the best of many is partly luck.
+found. All settings of a round train for half of the steps on one seed each, the best 4 of them
+start again for all of the steps on 4 other seeds each, and the best of these on 16, those that
+`train --num-seeds` uses. Only those go on that are among the best quarter of all rounds so far
+(asynchronous successive halving, Li et al. 2020, arXiv:1810.05934). The more seeds, the more a
+score says to Optuna: the best of many settings on few seeds is partly luck.
 """
 
 import contextlib
@@ -40,7 +41,8 @@ from .task import Task
 MEMBERS = 16  # settings, or seeds of fewer settings, that train at once
 EVALUATIONS = 8  # of a run with all steps
 EPISODES = 32  # of an evaluation, at most
-FINALISTS = 3
+RUNGS = 3  # of the successive halving; those that go on train on 4 times as many seeds
+SHOWN = 3  # settings in the table, besides those of config.py
 MAX_BYTES = 1e9  # of the observations that all members collect for an update
 
 BATCHES: dict[str, dict[str, Any]] = {
@@ -89,13 +91,13 @@ class Result:
     Attributes:
       settings: keyword arguments of `PPOConfig`; empty for those of config.py.
       curves: one for each seed.
-      rank: 2 for finalists, 1 for what trained for all steps, 0 for the others; that of config.py
-        is the best there is, and at least 1.
+      rung: the last one that they reached, from 0; config.py is on the highest one that any are
+        on, and at least on 1.
     """
 
     settings: dict[str, Any]
     curves: Curves
-    rank: int
+    rung: int
 
     @property
     def score(self) -> float:
@@ -197,7 +199,6 @@ class _Search:
         self.threshold, self.request = threshold, request
         self.seconds = 60 * minutes
         self.deadline = time.monotonic() + self.seconds
-        self.longest = 0.0  # seconds that a run with all steps has taken
         self.steps = task.settings.num_timesteps
         members, self.structures = _structures(task)
         self.trainer = Trainer(task, members, console, self._check)
@@ -258,25 +259,22 @@ class _Search:
         if self._own().solves(self.threshold):
             self._say("The settings of config.py reach the threshold on every seed.")
             return
-        longest_round = 0.0
-        # The time for one run of the finals is kept.
-        while not self._is_solved(2) and self._left() > longest_round + self.longest:
+        longest = 0.0
+        while not self._is_solved() and self._left() > longest:
             start = time.monotonic()
             self._round()
-            longest_round = max(longest_round, time.monotonic() - start)
-            self._finals(only_solving=True)
-        if not self._is_solved(2):
-            self._finals()
+            longest = max(longest, time.monotonic() - start)
 
-    def _is_solved(self, rank: int) -> bool:
-        return any(x.solves(self.threshold) for x in self.results() if x.rank >= rank)
+    def _is_solved(self) -> bool:
+        found = self.results()
+        return any(x.rung == RUNGS - 1 and x.solves(self.threshold) for x in found)
 
     def _choose_steps(self) -> None:
         """How long settings train: the same in all calls of a search."""
         asked = self.task.settings.num_timesteps
         if "steps" not in self.study.user_attrs:
             config = self._config(self.structures[0])
-            # A tenth of the time for a run leaves time for some structures and the finals.
+            # A tenth of the time for a run leaves time for some structures.
             fits = self.trainer.speed(config) * self.seconds / 10
             fits = float(f"{max(fits, EVALUATIONS * config.steps_per_update):.1g}")
             if "steps" not in self.study.user_attrs:  # another process may have been faster
@@ -298,42 +296,44 @@ class _Search:
             numbers = {name: getattr(own, name) for name in NUMBERS}
             curves = self._train(structure, [numbers], own.seed, self.steps)[0]
             self.study.set_user_attr("own", _saved(curves))
-            self._say(f"config.py has {_summary([curves])}")
+            self._say(f"config.py has {self._summary([curves])}")
         return Result({}, _loaded(self.study.user_attrs["own"]), 1)
 
     def _round(self) -> None:
-        """Trains new settings, and the best of them again for longer."""
+        """Trains new settings, and the best of them again on more seeds."""
         structure, trials = self._ask()
-        seed = 10_000 + 2 * self.trainer.count * trials[0].number
-        told = self.optuna.trial.TrialState
-        going_on: list[Any] = []
+        fresh = 10_000 + 2 * self.trainer.count * trials[0].number
+        seeds = (fresh, fresh + self.trainer.count, self.task.settings.seed)
+        going_on = trials
         try:
-            numbers = [_numbers(trial.params) for trial in trials]
-            found = self._train(structure, numbers, seed, self.steps // 2)
-            scores = {}
-            for trial, curves in zip(trials, found, strict=True):
-                score = Result({}, curves, 0).score
-                if np.isfinite(score):
-                    scores[trial] = score
-                    trial.report(score, 1)
-                    trial.set_user_attr("curves", _saved(curves))
-            going_on = self._best_quarter(scores)
-            diverged = f", {len(trials) - len(scores)} diverged" * (len(scores) < len(trials))
-            self._say(f"{structure}: {len(trials)} settings{diverged}, {len(going_on)} go on")
-            if going_on:
+            for rung, seed in enumerate(seeds):
                 numbers = [_numbers(trial.params) for trial in going_on]
-                found = self._train(structure, numbers, seed + self.trainer.count, self.steps)
-                self._say(f"{structure}: the best of these has {_summary(found)}")
-                for trial, curves in zip(tuple(going_on), found, strict=True):
-                    score = Result({}, curves, 1).score
+                steps = self.steps if rung else self.steps // 2
+                found = self._train(structure, numbers, seed, steps)
+                scores = {}
+                for trial, curves in zip(going_on, found, strict=True):
+                    score = Result({}, curves, rung).score
                     if np.isfinite(score):
+                        scores[trial] = score
+                        trial.report(score, rung)
                         trial.set_user_attr("curves", _saved(curves))
+                if rung == RUNGS - 1:
+                    for trial, score in scores.items():
                         self.study.tell(trial, score)
                         trials.remove(trial)
+                best = self._best_quarter(scores, rung)
+                if rung:
+                    self._say(f"{structure}: {self._summary(found)}")
+                else:
+                    diverged = f", {len(found) - len(scores)} diverged" * (len(scores) < len(found))
+                    self._say(f"{structure}: {len(found)} settings{diverged}, {len(best)} go on")
+                going_on = best
+                if not going_on:
+                    break
         finally:
-            # What diverged has reported nothing, so for Optuna it is worse than all others.
+            # Optuna ranks these by the rung, then by the score; what diverged at once comes last.
             for trial in trials:
-                self.study.tell(trial, state=told.PRUNED)
+                self.study.tell(trial, state=self.optuna.trial.TrialState.PRUNED)
 
     def _ask(self) -> tuple[Structure, list[Any]]:
         """What a round trains; each structure once before Optuna chooses."""
@@ -348,39 +348,21 @@ class _Search:
         assert structure is not None
         return structure, trials
 
-    def _best_quarter(self, scores: Mapping[Any, float]) -> list[Any]:
+    def _best_quarter(self, scores: Mapping[Any, float], rung: int) -> list[Any]:
         """Those whose score is among the best quarter of all rounds, best first."""
-        known = [x.intermediate_values[1] for x in self._trials() if x.intermediate_values]
-        good = [trial for trial in scores if scores[trial] >= np.quantile(known, 0.75)]
-        return sorted(good, key=lambda trial: -scores[trial])[: self.trainer.count // 4]
-
-    def _finals(self, *, only_solving: bool = False) -> None:
-        """Trains the best settings on the seeds of `train --num-seeds`, as many as members.
-
-        So many, because several settings that are tried on few seeds include a lucky one.
-        """
-        complete = self.optuna.trial.TrialState.COMPLETE
-        found = [(self._result(x), x) for x in self._trials() if x.state == complete]
-        found.sort(key=lambda x: (not x[0].solves(self.threshold), -x[1].value))
-        for result, trial in found[:FINALISTS]:
-            is_wanted = result.solves(self.threshold) or not only_solving
-            if result.rank < 2 and is_wanted and self._left() > self.longest:
-                structure, numbers = _structure(trial.params), [_numbers(trial.params)]
-                curves = self._train(structure, numbers, self.task.settings.seed, self.steps)[0]
-                self.study.set_user_attr(f"final {trial.number}", _saved(curves))
-                self._say(f"{structure}, a finalist: {_summary([curves])}")
-                if Result({}, curves, 2).solves(self.threshold):
-                    return
+        all_scores = [trial.intermediate_values.get(rung) for trial in self._trials()]
+        least = np.quantile([x for x in all_scores if x is not None], 0.75) if scores else 0.0
+        good = [trial for trial in scores if scores[trial] >= least]
+        count = max(1, self.trainer.count // 4 ** (rung + 1))
+        return sorted(good, key=lambda trial: -scores[trial])[:count]
 
     def _train(
         self, structure: Structure, numbers: list[dict[str, float]], seed: int, steps: int
     ) -> list[Curves]:
         """Trains each of the settings, on as many seeds as there are members for it."""
-        start, count = time.monotonic(), self.trainer.count
-        config = self._config(structure)
+        count, config = self.trainer.count, self._config(structure)
         try:
             self.trainer.compiled(config)
-            start = time.monotonic()
             found = self.trainer.train(
                 config,
                 (numbers * count)[:count],
@@ -394,7 +376,6 @@ class _Search:
                 f"The device has too little memory to train {count} settings at once with "
                 f"{structure}: use smaller batches in config.py, or JAX_PLATFORMS=cpu."
             ) from None
-        self.longest = max(self.longest, (time.monotonic() - start) * self.steps / steps)
         each = len(numbers)
         return [Curves(found.steps, found.returns[:, i::each]) for i in range(each)]
 
@@ -411,16 +392,14 @@ class _Search:
         """All that is known, the best first: what solves the task, then by score."""
         found = [self._result(trial) for trial in self._trials() if "curves" in trial.user_attrs]
         if "own" in self.study.user_attrs:
-            rank = max([1, *(result.rank for result in found)])
-            found.append(Result({}, _loaded(self.study.user_attrs["own"]), rank))
+            rung = max([1, *(result.rung for result in found)])
+            found.append(Result({}, _loaded(self.study.user_attrs["own"]), rung))
         found = [result for result in found if np.isfinite(result.score)]
-        return sorted(found, key=lambda x: (-x.rank, not x.solves(self.threshold), -x.score))
+        return sorted(found, key=lambda x: (-x.rung, not x.solves(self.threshold), -x.score))
 
     def _result(self, trial: Any) -> Result:
-        final = self.study.user_attrs.get(f"final {trial.number}")
-        rank = 2 if final else int(trial.state == self.optuna.trial.TrialState.COMPLETE)
         settings = _structure(trial.params).settings() | _numbers(trial.params)
-        return Result(settings, _loaded(final or trial.user_attrs["curves"]), rank)
+        return Result(settings, _loaded(trial.user_attrs["curves"]), max(trial.intermediate_values))
 
     def _trials(self) -> list[Any]:
         return self.study.get_trials(deepcopy=False)
@@ -432,13 +411,25 @@ class _Search:
         if self.request.signal:
             raise _Stopped
 
+    def _summary(self, found: list[Curves]) -> str:
+        """The best of some settings that trained on the same number of seeds."""
+        known = [curves for curves in found if np.isfinite(curves.returns).all()]
+        if not known:
+            return "all have diverged"
+        best = max(known, key=lambda curves: Result({}, curves, 0).score)
+        last = best.returns[-1]
+        seeds = f"{len(last)} seeds"
+        if self.threshold is not None:
+            seeds += f", of which {(last >= self.threshold).sum()} reach {self.threshold:g}"
+        return f"return {interquartile_mean(last):.4g} after {best.steps[-1]:,} steps on {seeds}"
+
     def _say(self, text: str) -> None:
         Display(self.console, 1).say(text)
 
 
 def table(own: PPOConfig, results: list[Result], threshold: float | None) -> Table:
     """The best settings, a column for each, and those of config.py."""
-    shown = [result for result in results if result.settings][:FINALISTS]
+    shown = [result for result in results if result.settings][:SHOWN]
     shown += [result for result in results if not result.settings]
     columns = [str(n + 1) if result.settings else "config.py" for n, result in enumerate(shown)]
     last = [result.curves.returns[-1] for result in shown]
@@ -459,13 +450,6 @@ def table(own: PPOConfig, results: list[Result], threshold: float | None) -> Tab
     for name in dict.fromkeys(name for result in shown for name in result.settings):
         made.add_row(name, *(str(x.settings.get(name, getattr(own, name))) for x in shown))
     return made
-
-
-def _summary(found: list[Curves]) -> str:
-    last = [curves.returns[-1] for curves in found if np.isfinite(curves.returns).all()]
-    best = f"return {max(map(interquartile_mean, last)):.4g}" if last else "diverged"
-    seeds, steps = found[0].returns.shape[1], found[0].steps[-1]
-    return f"{best} after {steps:,} steps on {seeds} seeds"
 
 
 def _import_optuna() -> Any:
