@@ -1,13 +1,15 @@
 """The emitted loop beside Brax's own `ppo.train`: same skeleton, settings, wrapper and networks.
 
-    python benchmarks/speed.py [--repeats 5]
+    python benchmarks/speed.py [--repeats 5] [--times 1]
 
 Each measurement is a process of its own. The two loops take turns, first with an empty compilation
 cache (cold), then with what that run left (warm). Printed are medians, and the ratio of Brax's
-figure to the loop's. The environment alone is measured by wrappers.py.
+figure to the loop's. The environment alone is measured by wrappers.py. For a GPU, --times K trains
+with K times as many environments, rollouts in a minibatch, and steps.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -29,26 +31,28 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--times", type=int, default=1, metavar="K")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         what, src, threshold = arguments.worker
-        print(json.dumps(WORKERS[what](Path(src), float(threshold))))
+        print(json.dumps(WORKERS[what](Path(src), float(threshold), arguments.times)))
         return
     with project.rendered() as src:
-        yardstick = run("yardstick", src, 0.0)
+        times = arguments.times
+        yardstick = run("yardstick", src, 0.0, times)
         print_machine(yardstick)
         found: dict[str, list[dict]] = {}
         for _ in range(arguments.repeats):
             for loop in ("emitted", "brax"):
                 with tempfile.TemporaryDirectory() as cache:
                     for state in ("cold", "warm"):
-                        result = run(loop, src, yardstick["solved"], cache)
+                        result = run(loop, src, yardstick["solved"], times, cache)
                         found.setdefault(f"{loop} {state}", []).append(result)
         print_training(found)
 
 
-def run(what: str, src: Path, threshold: float, cache: str | None = None) -> dict:
+def run(what: str, src: Path, threshold: float, times: int, cache: str | None = None) -> dict:
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     if cache:
         environment |= {
@@ -58,6 +62,7 @@ def run(what: str, src: Path, threshold: float, cache: str | None = None) -> dic
         }
     environment["STARTED"] = str(time.time())
     command = [sys.executable, __file__, "--worker", what, str(src), str(threshold)]
+    command += ["--times", str(times)]
     output = subprocess.run(command, env=environment, capture_output=True, text=True)
     if output.returncode:
         raise SystemExit(output.stderr)
@@ -67,7 +72,7 @@ def run(what: str, src: Path, threshold: float, cache: str | None = None) -> dic
 # What runs in a process of its own.
 
 
-def yardstick(src: Path, _: float) -> dict:
+def yardstick(src: Path, _: float, times: int) -> dict:
     my_env = project.import_project(src)
     import jax
     from my_env.config import task
@@ -93,7 +98,14 @@ def result(compiled: list[float], solved_at: float | None, sps: float) -> dict:
     }
 
 
-def emitted(src: Path, threshold: float) -> dict:
+def enlarged(task, times: int):
+    settings = task.settings
+    names = ("num_envs", "batch_size", "num_timesteps")
+    more = {name: times * getattr(settings, name) for name in names}
+    return dataclasses.replace(task, settings=dataclasses.replace(settings, **more))
+
+
+def emitted(src: Path, threshold: float, times: int) -> dict:
     project.import_project(src)
     from my_env.config import task
     from my_env.kit.train import train
@@ -108,11 +120,12 @@ def emitted(src: Path, threshold: float) -> dict:
             speeds.append(row["training/sps"])
 
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
+        task = enlarged(task, times)
         train(task, run_dir=Path(folder) / "run", report=report, console=Console(file=nowhere))
         return result(compiled, solved[0] if solved else None, statistics.median(speeds))
 
 
-def brax(src: Path, threshold: float) -> dict:
+def brax(src: Path, threshold: float, times: int) -> dict:
     project.give_back_device_put_replicated()
     project.import_project(src)
     from brax.training.agents.ppo import train as ppo
@@ -132,7 +145,7 @@ def brax(src: Path, threshold: float) -> dict:
         wrap_env_fn=wrap_for_training,
         network_factory=task.network_factory,
         progress_fn=progress,
-        **project.settings_for_brax(task.settings),
+        **project.settings_for_brax(enlarged(task, times).settings),
     )
     # The first epochs compile (the second too, on some versions of JAX).
     return result(compiled, solved[0] if solved else None, statistics.median(speeds[2:]))
