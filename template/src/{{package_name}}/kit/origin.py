@@ -136,8 +136,7 @@ def _loop(eqn: Any, operands: list[Any], output: int, stack: tuple[Frame, ...]) 
     """Does all rounds, and goes back through them from the last one or the first bad row."""
     params, is_scan = eqn.params, eqn.primitive.name == "scan"
     if is_scan:
-        body, consts, of_cond = params["jaxpr"], params["num_consts"], 0
-        carried = params["num_carry"]
+        body, (consts, carried), of_cond = params["jaxpr"], _scan_inputs(params), 0
         order: Any = range(params["length"])[:: -1 if params["reverse"] else 1]
     else:
         body, consts, of_cond = params["body_jaxpr"], params["body_nconsts"], params["cond_nconsts"]
@@ -165,6 +164,14 @@ def _loop(eqn: Any, operands: list[Any], output: int, stack: tuple[Frame, ...]) 
             break
         output = found.input - consts
     return _shift(found, of_cond)
+
+
+def _scan_inputs(params: Any) -> tuple[int, int]:
+    """How many constants a scan has, and how many values it carries."""
+    if "ft_in" in params:  # since JAX 0.11
+        consts, carry, _ = params["ft_in"].unpack()
+        return len(consts), len(carry)
+    return params["num_consts"], params["num_carry"]
 
 
 def _shift(found: Origin | None, by: int) -> Origin | None:
