@@ -4,9 +4,9 @@
 
 Each search starts from `BAD` and from nothing that another one has found or compiled. What it
 returns trains again on eight seeds that the search has not used, for as many steps as in the
-search. Solved: the mean return of 128 deterministic episodes at the end is at the threshold or
-above. `minutes` is what the search took; it ends early when a finalist reaches the threshold on
-each of 16 seeds.
+search. Solved: the mean return of 1,024 episodes at the end is at the threshold or above.
+`minutes` is what the search took; it ends early when settings reach the threshold on each of 16
+seeds.
 """
 
 import argparse
@@ -55,6 +55,7 @@ BAD: dict[str, Any] = {
     **{"discounting": 0.5, "gae_lambda": 0.5, "clipping_epsilon": 0.02, "reward_scaling": 100.0},
 }
 SEEDS = 8
+EPISODES = 1024  # of each seed: FrozenLake's best mean, 0.74, is near the threshold
 
 
 def main() -> None:
@@ -150,7 +151,7 @@ def verify(task: Task, found: Result) -> np.ndarray:
     """(SEEDS,) returns at the end."""
     steps = int(found.curves.steps[-1])
     settings = dataclasses.replace(
-        task.settings, **found.settings, num_timesteps=steps, num_eval_envs=128
+        task.settings, **found.settings, num_timesteps=steps, num_eval_envs=EPISODES
     )
     trainer = Trainer(task, SEEDS, Console(quiet=True), lambda: None)
     numbers = {name: getattr(settings, name) for name in NUMBERS}
