@@ -45,10 +45,11 @@ TASKS: dict[str, tuple[Any, int, float, int]] = {
     "CartPole": (Discrete(2), 500, 475.0, 200),
     "Acrobot": (Discrete(3), 500, -100.0, 200),
     "MountainCarContinuous": (Continuous(1), 999, 90.0, 400),
+    "MountainCar": (Discrete(3), 200, -110.0, 400),
     "FrozenLake": (Discrete(4), 100, 0.7, 200),
     "CliffWalking": (Discrete(4), 100, -13.0, 200),
 }
-ACTION_REPEAT = {"MountainCarContinuous": 9}
+ACTION_REPEAT = {"MountainCarContinuous": 9, "MountainCar": 4}
 BAD: dict[str, Any] = {
     **{"num_envs": 64, "unroll_length": 4, "batch_size": 512, "num_minibatches": 1},
     **{"num_updates_per_batch": 1, "learning_rate": 1e-5, "entropy_cost": 0.3},
