@@ -3,12 +3,14 @@
 From the template: changes of yours are kept, `copier update` merges new versions in.
 
 A round trains 16 settings at once, as members of one program. What shapes the program is the same
-for a round, the other numbers differ; Optuna proposes both, and its journal file keeps what was
-found. All settings of a round train for half of the steps on one seed each, the best 4 of them
-start again for all of the steps on 4 other seeds each, and the best of these on 16, those that
-`train --num-seeds` uses. Only those go on that are among the best quarter of all rounds so far
-(asynchronous successive halving, Li et al. 2020, arXiv:1810.05934). The more seeds, the more a
-score says to Optuna: the best of many settings on few seeds is partly luck.
+for a round; the other numbers differ. For each such structure there is a study of Optuna, which
+proposes the numbers, and whose journal file keeps what was found. Each structure gets a round,
+after that the best three take turns. All settings of a round train for half of the steps on one
+seed each, the best 4 of them start again for all of the steps on 4 other seeds each, and the best
+of these on 16, those that `train --num-seeds` uses. Only those go on that are among the best
+quarter of all rounds so far (asynchronous successive halving, Li et al. 2020, arXiv:1810.05934).
+The more seeds, the more a score says to Optuna: the best of many settings on few seeds is partly
+luck.
 """
 
 import contextlib
@@ -43,6 +45,7 @@ EVALUATIONS = 8  # of a run with all steps
 EPISODES = 32  # of an evaluation, at most
 RUNGS = 3  # of the successive halving; those that go on train on 4 times as many seeds
 SHOWN = 3  # settings in the table, besides those of config.py
+LEADERS = 3  # structures that are searched on after each got a round
 MAX_BYTES = 1e9  # of the observations that all members collect for an update
 
 BATCHES: dict[str, dict[str, Any]] = {
@@ -70,7 +73,7 @@ RANGES = {
 
 
 class Structure(NamedTuple):
-    """What all members of a round share; the names are those of Optuna's parameters."""
+    """What all members of a round share."""
 
     batches: str
     normalize_observations: bool
@@ -101,14 +104,14 @@ class Result:
 
     @property
     def score(self) -> float:
-        """What is maximised: the mean of all evaluations, of which the n-th counts n times.
+        """What is maximised: the mean of all evaluations, of which the n-th counts n^3 times.
 
         So the return at the end counts most, and among settings that end at the same return the
         one that reached it first wins. It is a mean over seeds, because one seed that fails has to
-        cost something. NaN if one has diverged.
+        cost more than slowness. NaN if one has diverged.
         """
         means = self.curves.returns.mean(axis=1)
-        return float(np.average(means, weights=np.arange(1, len(means) + 1)))
+        return float(np.average(means, weights=np.arange(1, len(means) + 1) ** 3))
 
     def solved_after(self, threshold: float) -> np.ndarray:
         """(seeds,) steps after which the return stays at the threshold or above; else infinity."""
@@ -202,21 +205,13 @@ class _Search:
         self.steps = task.settings.num_timesteps
         members, self.structures = _structures(task)
         self.trainer = Trainer(task, members, console, self._check)
-        self.space = self._space()
-        self.sampler = self.optuna.samplers.TPESampler(multivariate=True, constant_liar=True)
-        self.study = self._open(folder)
+        made = self.optuna.distributions.FloatDistribution
+        self.space = {name: made(*RANGES[name], log=True) for name in NUMBERS}
+        self.studies = self._open(folder)
+        self.first = self.studies[self.structures[0]]  # holds what is the same for all of them
 
-    def _space(self) -> dict[str, Any]:
-        of = self.optuna.distributions
-        batches = list(dict.fromkeys(structure.batches for structure in self.structures))
-        return {
-            "batches": of.CategoricalDistribution(batches),
-            "normalize_observations": of.CategoricalDistribution([True, False]),
-            **{name: of.FloatDistribution(*RANGES[name], log=True) for name in NUMBERS},
-        }
-
-    def _open(self, folder: Path) -> Any:
-        """The study in this folder that is of this task and this space."""
+    def _open(self, folder: Path) -> dict[Structure, Any]:
+        """The studies in this folder that are of this task and this space."""
         found = fingerprint.describe(self.task.environment(), self.task.make_ppo())
         of = {key: x for key, x in found.items() if key not in ("versions", "device")}
         of["settings"] = dataclasses.asdict(self.task.settings)
@@ -229,9 +224,16 @@ class _Search:
             backend = self.optuna.storages.journal.JournalFileBackend(str(journal))
             storage = self.optuna.storages.JournalStorage(backend)
             others = self.optuna.get_all_study_names(storage)
-            study = self.optuna.create_study(
-                study_name=name, storage=storage, direction="maximize", load_if_exists=True
-            )
+            studies = {
+                structure: self.optuna.create_study(
+                    study_name=f"{name}, {structure}",
+                    storage=storage,
+                    sampler=self.optuna.samplers.TPESampler(multivariate=True, constant_liar=True),
+                    direction="maximize",
+                    load_if_exists=True,
+                )
+                for structure in self.structures
+            }
         except OSError as error:
             raise UsageError(
                 f"{folder} can't be used ({files.reason(error)}): name another --folder."
@@ -240,14 +242,15 @@ class _Search:
             raise UsageError(
                 f"{journal} is damaged: delete it, or name another --folder."
             ) from None
-        if name in others:
-            self._say(f"Going on with the search in {folder}: {len(study.trials)} settings so far.")
+        if any(study.study_name in others for study in studies.values()):
+            count = sum(len(study.trials) for study in studies.values())
+            self._say(f"Going on with the search in {folder}: {count} settings so far.")
         elif others:
             self._say(
                 f"The search in {folder} was for another environment, other networks or other "
                 "settings in config.py, so a new one starts beside it."
             )
-        return study
+        return studies
 
     # ---- the order of things --------------------------------------------------------------------
 
@@ -272,14 +275,14 @@ class _Search:
     def _choose_steps(self) -> None:
         """How long settings train: the same in all calls of a search."""
         asked = self.task.settings.num_timesteps
-        if "steps" not in self.study.user_attrs:
+        if "steps" not in self.first.user_attrs:
             config = self._config(self.structures[0])
             # A tenth of the time for a run leaves time for some structures.
             fits = self.trainer.speed(config) * self.seconds / 10
             fits = float(f"{max(fits, EVALUATIONS * config.steps_per_update):.1g}")
-            if "steps" not in self.study.user_attrs:  # another process may have been faster
-                self.study.set_user_attr("steps", min(asked, int(fits)))
-        self.steps = self.study.user_attrs["steps"]
+            if "steps" not in self.first.user_attrs:  # another process may have been faster
+                self.first.set_user_attr("steps", min(asked, int(fits)))
+        self.steps = self.first.user_attrs["steps"]
         if self.steps < asked:
             self._say(
                 f"Settings train for {self.steps:,} steps rather than {asked:,}, which would take "
@@ -289,15 +292,15 @@ class _Search:
     def _own(self) -> Result:
         """Trains with the settings of config.py, which the others have to beat."""
         own = self.task.settings
-        if "own" not in self.study.user_attrs:
+        if "own" not in self.first.user_attrs:
             structure = next(
                 x for x in self.structures if dataclasses.replace(own, **x.settings()) == own
             )
             numbers = {name: getattr(own, name) for name in NUMBERS}
             curves = self._train(structure, [numbers], own.seed, self.steps)[0]
-            self.study.set_user_attr("own", _saved(curves))
+            self.first.set_user_attr("own", _saved(curves))
             self._say(f"config.py has {self._summary([curves])}")
-        return Result({}, _loaded(self.study.user_attrs["own"]), 1)
+        return Result({}, _loaded(self.first.user_attrs["own"]), 1)
 
     def _round(self) -> None:
         """Trains new settings, and the best of them again on more seeds."""
@@ -319,7 +322,7 @@ class _Search:
                         trial.set_user_attr("curves", _saved(curves))
                 if rung == RUNGS - 1:
                     for trial, score in scores.items():
-                        self.study.tell(trial, score)
+                        self.studies[structure].tell(trial, score)
                         trials.remove(trial)
                 best = self._best_quarter(scores, rung)
                 if rung:
@@ -333,24 +336,24 @@ class _Search:
         finally:
             # Optuna ranks these by the rung, then by the score; what diverged at once comes last.
             for trial in trials:
-                self.study.tell(trial, state=self.optuna.trial.TrialState.PRUNED)
+                pruned = self.optuna.trial.TrialState.PRUNED
+                self.studies[structure].tell(trial, state=pruned)
 
     def _ask(self) -> tuple[Structure, list[Any]]:
-        """What a round trains; each structure once before Optuna chooses."""
-        tried = {_structure(trial.params) for trial in self._trials()}
-        structure = next((x for x in self.structures if x not in tried), None)
-        trials = []
-        for _ in range(self.trainer.count):
-            fixed = {} if structure is None else structure._asdict()
-            self.study.sampler = self.optuna.samplers.PartialFixedSampler(fixed, self.sampler)
-            trials.append(self.study.ask(self.space))
-            structure = structure or _structure(trials[0].params)
-        assert structure is not None
-        return structure, trials
+        """What a round trains: each structure once, then the best ones in turn."""
+        best: dict[Structure, Any] = {}
+        for structure, trial in self._trials():
+            order = self._order(self._result(structure, trial)) if _has_curves(trial) else (1,)
+            best[structure] = min(order, best.get(structure, order))
+        left = [structure for structure in self.structures if structure not in best]
+        left = left or sorted(best, key=lambda structure: best[structure])[:LEADERS]
+        structure = min(left, key=lambda structure: len(self.studies[structure].trials))
+        study = self.studies[structure]
+        return structure, [study.ask(self.space) for _ in range(self.trainer.count)]
 
     def _best_quarter(self, scores: Mapping[Any, float], rung: int) -> list[Any]:
         """Those whose score is among the best quarter of all rounds, best first."""
-        all_scores = [trial.intermediate_values.get(rung) for trial in self._trials()]
+        all_scores = [trial.intermediate_values.get(rung) for _, trial in self._trials()]
         least = np.quantile([x for x in all_scores if x is not None], 0.75) if scores else 0.0
         good = [trial for trial in scores if scores[trial] >= least]
         count = max(1, self.trainer.count // 4 ** (rung + 1))
@@ -390,19 +393,26 @@ class _Search:
 
     def results(self) -> list[Result]:
         """All that is known, the best first: what solves the task, then by score."""
-        found = [self._result(trial) for trial in self._trials() if "curves" in trial.user_attrs]
-        if "own" in self.study.user_attrs:
+        found = [self._result(*x) for x in self._trials() if _has_curves(x[1])]
+        if "own" in self.first.user_attrs:
             rung = max([1, *(result.rung for result in found)])
-            found.append(Result({}, _loaded(self.study.user_attrs["own"]), rung))
-        found = [result for result in found if np.isfinite(result.score)]
-        return sorted(found, key=lambda x: (-x.rung, not x.solves(self.threshold), -x.score))
+            found.append(Result({}, _loaded(self.first.user_attrs["own"]), rung))
+        return sorted((x for x in found if np.isfinite(x.score)), key=self._order)
 
-    def _result(self, trial: Any) -> Result:
-        settings = _structure(trial.params).settings() | _numbers(trial.params)
+    def _order(self, result: Result) -> tuple[float, ...]:
+        """Smaller for a better one."""
+        return -result.rung, not result.solves(self.threshold), -result.score
+
+    def _result(self, structure: Structure, trial: Any) -> Result:
+        settings = structure.settings() | _numbers(trial.params)
         return Result(settings, _loaded(trial.user_attrs["curves"]), max(trial.intermediate_values))
 
-    def _trials(self) -> list[Any]:
-        return self.study.get_trials(deepcopy=False)
+    def _trials(self) -> list[tuple[Structure, Any]]:
+        return [
+            (structure, trial)
+            for structure, study in self.studies.items()
+            for trial in study.get_trials(deepcopy=False)
+        ]
 
     def _left(self) -> float:
         return self.deadline - time.monotonic()
@@ -486,9 +496,9 @@ def _structures(task: Task) -> tuple[int, list[Structure]]:
     return members, list(found.values())
 
 
-def _structure(params: Mapping[str, Any]) -> Structure:
-    """That of a trial, which another process may still be filling in."""
-    return Structure(params.get("batches", ""), params.get("normalize_observations", True))
+def _has_curves(trial: Any) -> bool:
+    """Whether a trial has trained and did not diverge at once."""
+    return "curves" in trial.user_attrs
 
 
 def _numbers(params: Mapping[str, Any]) -> dict[str, float]:
