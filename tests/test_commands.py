@@ -91,7 +91,7 @@ def test_bench_prints_speeds(work: Path, env: dict[str, str]) -> None:
     np.testing.assert_array_equal(counts, 8 ** np.arange(len(counts)))
     gains = speeds[1:] / speeds[:-1]
     assert np.all(gains[:-1] > 1.09), result.stdout
-    assert gains[-1] < 1.11, result.stdout
+    assert gains[-1] < 1.11 or "left out: over 500 MB" in result.stdout
 
 
 def test_the_readme_s_python_runs(
