@@ -318,8 +318,9 @@ class _Search:
                     score = Result({}, curves, rung).score
                     if np.isfinite(score):
                         scores[trial] = score
-                        trial.report(score, rung)
+                        # In this order: another process may read what is reported at once.
                         trial.set_user_attr("curves", _saved(curves))
+                        trial.report(score, rung)
                 if rung == RUNGS - 1:
                     for trial, score in scores.items():
                         self.studies[structure].tell(trial, score)
@@ -336,14 +337,14 @@ class _Search:
         finally:
             # Optuna ranks these by the rung, then by the score; what diverged at once comes last.
             for trial in trials:
-                pruned = self.optuna.trial.TrialState.PRUNED
-                self.studies[structure].tell(trial, state=pruned)
+                self.studies[structure].tell(trial, state=self.optuna.trial.TrialState.PRUNED)
 
     def _ask(self) -> tuple[Structure, list[Any]]:
         """What a round trains: each structure once, then the best ones in turn."""
         best: dict[Structure, Any] = {}
         for structure, trial in self._trials():
-            order = self._order(self._result(structure, trial)) if _has_curves(trial) else (1,)
+            known = trial.intermediate_values
+            order = self._order(self._result(structure, trial)) if known else (1,)
             best[structure] = min(order, best.get(structure, order))
         left = [structure for structure in self.structures if structure not in best]
         left = left or sorted(best, key=lambda structure: best[structure])[:LEADERS]
@@ -393,7 +394,7 @@ class _Search:
 
     def results(self) -> list[Result]:
         """All that is known, the best first: what solves the task, then by score."""
-        found = [self._result(*x) for x in self._trials() if _has_curves(x[1])]
+        found = [self._result(*x) for x in self._trials() if x[1].intermediate_values]
         if "own" in self.first.user_attrs:
             rung = max([1, *(result.rung for result in found)])
             found.append(Result({}, _loaded(self.first.user_attrs["own"]), rung))
@@ -494,11 +495,6 @@ def _structures(task: Task) -> tuple[int, list[Structure]]:
         if batches == "own" or members * size * settings.steps_per_update <= MAX_BYTES:
             found.setdefault(settings, structure)
     return members, list(found.values())
-
-
-def _has_curves(trial: Any) -> bool:
-    """Whether a trial has trained and did not diverge at once."""
-    return "curves" in trial.user_attrs
 
 
 def _numbers(params: Mapping[str, Any]) -> dict[str, float]:
