@@ -162,7 +162,7 @@ def returns_of(runs: list[Path], settings: dict, seeds: int) -> Found:
 
 
 def peer(command: list[str], src: Path, task: str, settings: dict, seeds: int, first: int) -> Found:
-    given = settings | {"task": task, "num_seeds": seeds, "seed": first}
+    given = settings | {"task": task, "num_seeds": seeds, "seed": first, "layers": (64, 64)}
     updates = settings["num_timesteps"] // steps_per_update(settings)
     gradient_steps = updates * settings["num_minibatches"] * settings["num_updates_per_batch"]
     found: Found = {}

@@ -45,6 +45,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "statistics_before_loss": {"statistics_before_loss": True},
     "bootstrap_on_timeout": {"bootstrap_on_timeout": True},
     "without normalisation": {"normalize_observations": False},
+    "without normalisation, value starts at 0": {
+        "normalize_observations": False,
+        "init_value_from_rollouts": False,
+    },
     "earlier defaults": {
         **CONSTANT,
         "discounting": 0.95,

@@ -230,6 +230,8 @@ BEST: Mapping[str, Mapping[str, str]] = {
 SAME_WORK: Mapping[str, Settings] = {
     task: tries.get("common", COMMON) for task, tries in TRIES.items()
 }
+LAYERS = (64, 64)  # of policy and value, as ours by default
+EXAMPLE_LAYERS = {"breakout": (128, *LAYERS)}  # those of the example, where it has others
 
 
 def settings_of(task: str, name: str) -> Settings:
@@ -299,6 +301,7 @@ class Bench:
                 "watch": watch,
                 "evaluate_every": measured.evaluate_every,
                 "episodes": EPISODES,
+                "layers": LAYERS if watch else EXAMPLE_LAYERS.get(task, LAYERS),
             }
             command = [self.python(peer), str(classic.HERE / "peers" / peer.script)]
             command += [str(self.purejaxrl)] * (loop == "purejaxrl") + [json.dumps(given)]

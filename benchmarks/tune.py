@@ -37,16 +37,16 @@ from brax.envs.base import Env, State  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 # Action space, time limit, threshold and thousands of steps. Limits and thresholds are those of
-# Gymnasium, which has none for CliffWalking: -13 is the shortest way. FrozenLake is the slippery
-# one, unlike that of the gallery. Both mountain cars hold each action for several steps, as that of
-# the gallery does, because `tune` does not search for that.
+# Gymnasium, which has none for CliffWalking: -13 is the shortest way. Steps are those of the
+# gallery. FrozenLake is the slippery one, unlike that of the gallery. Both mountain cars hold each
+# action for several steps, as that of the gallery does, because `tune` does not search for that.
 TASKS: dict[str, tuple[Any, int, float, int]] = {
-    "Pendulum": (Continuous(1), 200, -200.0, 400),
+    "Pendulum": (Continuous(1), 200, -200.0, 300),
     "CartPole": (Discrete(2), 500, 475.0, 200),
-    "Acrobot": (Discrete(3), 500, -100.0, 200),
-    "MountainCarContinuous": (Continuous(1), 999, 90.0, 400),
+    "Acrobot": (Discrete(3), 500, -100.0, 300),
+    "MountainCarContinuous": (Continuous(1), 999, 90.0, 200),
     "MountainCar": (Discrete(3), 200, -110.0, 400),
-    "FrozenLake": (Discrete(4), 100, 0.7, 200),
+    "FrozenLake": (Discrete(4), 100, 0.7, 400),
     "CliffWalking": (Discrete(4), 100, -13.0, 200),
 }
 ACTION_REPEAT = {"MountainCarContinuous": 9, "MountainCar": 4}

@@ -17,6 +17,7 @@ import sys
 import time
 import types
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -53,13 +54,23 @@ class Pendulum:
         return self._env.action_space(self._params)
 
 
-def load(path: Path, name: str) -> types.ModuleType:
-    """A module of purejaxrl with the networks that all peers train."""
+def load(path: Path, name: str, layers: Sequence[int]) -> types.ModuleType:
+    """A module of purejaxrl with the networks that all peers train.
+
+    Args:
+      path: the checkout.
+      name: of the module.
+      layers: widths; purejaxrl has two of 64, others may come before them.
+    """
     source = (path / "purejaxrl" / f"{name}.py").read_text()
     source = replaced(source, "activation = nn.tanh", "activation = nn.swish", 1)
     if name == "ppo_continuous_action":
         source = replaced(source, "            256, kernel", "            64, kernel", 4)
     assert source.count("            64, kernel") == 4
+    *before, first, second = layers
+    assert (first, second) == (64, 64)
+    for width in before:
+        source = replaced(source, "        )(x)", f"        )(nn.swish(nn.Dense({width})(x)))", 2)
     module = types.ModuleType(name)
     sys.path.insert(0, str(path / "purejaxrl"))
     absent = ("navix", "brax", "brax.envs", "brax.envs.wrappers", "brax.envs.wrappers.training")
@@ -102,7 +113,7 @@ def watched(episodes: int):
 def main() -> None:
     path, given = Path(sys.argv[1]), json.loads(sys.argv[2])
     discrete = given["task"] != "pendulum"
-    module = load(path, "ppo" if discrete else "ppo_continuous_action")
+    module = load(path, "ppo" if discrete else "ppo_continuous_action", given["layers"])
     watch = given.get("watch", False)
     if watch:
         module.print = watched(given["episodes"])

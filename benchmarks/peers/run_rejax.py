@@ -25,7 +25,7 @@ def main() -> None:
     watch = given.get("watch", False)
     algorithm = rejax.PPO.create(
         env=IDS[given["task"]],
-        agent_kwargs={"activation": "swish", "hidden_layer_sizes": (64, 64)},
+        agent_kwargs={"activation": "swish", "hidden_layer_sizes": tuple(given["layers"])},
         num_envs=given["num_envs"],
         num_steps=given["unroll_length"],
         total_timesteps=given["num_timesteps"],

@@ -46,6 +46,7 @@ def main() -> None:
         max_grad_norm=given["max_grad_norm"],
         seed=given["seed"],
         device="cpu",
+        policy_kwargs={"net_arch": given["layers"]},
         **more,
     )
     watch = Evaluation(given) if given["watch"] else Speed()

@@ -323,6 +323,19 @@ def test_large_observations_have_fewer_members_and_no_larger_batches() -> None:
     assert tune._structures(wider)[0] == 4
 
 
+def test_the_value_starts_at_the_best_constant_only_where_observations_are_normalised() -> None:
+    own = toy_task(init_value_from_rollouts=False).settings
+    assert own.normalize_observations
+    found = [
+        dataclasses.replace(own, **x.settings())
+        for x in tune._structures(toy_task(init_value_from_rollouts=False))[1]
+    ]
+    pairs = [(x.normalize_observations, x.init_value_from_rollouts) for x in found if x != own]
+    assert set(pairs) == {(True, True), (False, False)}
+    assert own in found  # as config.py has it
+    assert len(found) == len(set(found)) == 6
+
+
 # ---- config.py ----------------------------------------------------------------------------------
 
 PLAIN = """\
@@ -420,7 +433,7 @@ def test_the_command_writes_and_says_whether_the_threshold_is_reached(
     text = (tmp_path / "config.py").read_text()
     rate = re.search(r"learning_rate=(.*),  # not larger\n        \w+=", text)
     assert rate is not None
-    assert f"│ learning_rate          │ {rate[1]} " in capsys.readouterr().out
+    assert re.search(rf"│ learning_rate +│ {rate[1]} ", capsys.readouterr().out)
     (tmp_path / "config.py").write_text("task = make_task()")
     with pytest.raises(SystemExit):
         cli.main("my-env", config, [*words, "--minutes", "0", "--folder", str(tmp_path / "it")])
