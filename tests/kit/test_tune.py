@@ -163,21 +163,21 @@ def test_solved_means_that_the_return_stays() -> None:
 
 @pytest.mark.usefixtures("fake")
 def test_it_finds_what_is_best_and_says_so(tmp_path: Path) -> None:
-    found, text = search(tmp_path / "it", 16)
+    found, text = search(tmp_path / "it", 27)
     assert found.settings["learning_rate"] > 1e-3
     assert found.settings["num_envs"] == 16
     assert found.rung == tune.RUNGS - 1
     rows = dict(re.findall(r"^│ (\S.*?) +│ (.*?) *│", text, re.M))
     assert float(rows["learning_rate"]) == found.settings["learning_rate"]
-    assert int(rows["seeds"]) == tune.MEMBERS
-    assert found.curves.returns.shape == (tune.EVALUATIONS, tune.MEMBERS)
+    assert int(rows["seeds"]) == 2 * tune.MEMBERS
+    assert found.curves.returns.shape == (tune.EVALUATIONS, 2 * tune.MEMBERS)
     assert "config.py" in text
     assert {x.state.name for x in trials(tmp_path / "it")} == {"COMPLETE", "PRUNED"}
 
 
 @pytest.mark.usefixtures("fake")
 def test_each_structure_is_tried_and_then_the_best_three_take_turns(tmp_path: Path) -> None:
-    _, text = search(tmp_path / "it", 27)
+    _, text = search(tmp_path / "it", 34)
     rounds = re.findall(r"^(.*?): 4 settings", text, re.M)
     assert len(set(rounds[:6])) == 6
     assert len(set(rounds[6:9])) == len(set(rounds[6:])) == 3
@@ -217,6 +217,25 @@ def test_it_ends_at_the_threshold(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("fake")
+def test_seeds_of_a_lucky_few_do_not_end_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the seeds that come last one fails, whatever the settings."""
+    train = FakeTrainer.train
+
+    def with_a_failure(self: FakeTrainer, *args: Any, seed: int, **options: Any) -> Curves:
+        curves = train(self, *args, seed=seed, **options)
+        curves.returns[:, 0] -= 99.0 * (seed == TASK.settings.seed + self.count)
+        return curves
+
+    monkeypatch.setattr(FakeTrainer, "train", with_a_failure)
+    found, text = search(tmp_path / "it", 20, threshold=-12.0)
+    assert re.search("return .* on 4 seeds, of which 4 reach -12", text)
+    assert re.search("return .* on 8 seeds, of which 7 reach -12", text)
+    assert not found.solves(-12.0)
+
+
+@pytest.mark.usefixtures("fake")
 def test_settings_that_solve_the_task_are_left_alone(tmp_path: Path) -> None:
     found, _ = search(tmp_path / "it", 60, threshold=-100.0)
     assert not found.settings
@@ -232,15 +251,15 @@ def test_settings_that_diverge_are_told_apart(
 
     def diverging(self: FakeTrainer, settings: Any, numbers: Any, **options: Any) -> Curves:
         curves = train(self, settings, numbers, **options)
-        curves.returns[:, [x["learning_rate"] > 3e-3 for x in numbers]] = np.nan
+        curves.returns[:, [x["learning_rate"] > 1e-3 for x in numbers]] = np.nan
         return curves
 
     monkeypatch.setattr(FakeTrainer, "train", diverging)
-    found, text = search(tmp_path / "it")
-    assert found.settings["learning_rate"] <= 3e-3
+    found, text = search(tmp_path / "it", 20)
+    assert found.settings["learning_rate"] <= 1e-3
     assert " diverged" in text
     for trial in trials(tmp_path / "it"):
-        if trial.params["learning_rate"] > 3.1e-3:
+        if trial.params["learning_rate"] > 1.1e-3:
             assert trial.state.name == "PRUNED"
             assert not trial.intermediate_values
 
