@@ -37,9 +37,9 @@ from brax.envs.base import Env, State  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 # Action space, time limit, threshold and thousands of steps. Limits and thresholds are those of
-# Gymnasium, which has none for CliffWalking: -13 is the shortest way. Steps are those of the
-# gallery. FrozenLake is the slippery one, unlike that of the gallery. Both mountain cars hold each
-# action for several steps, as that of the gallery does, because `tune` does not search for that.
+# Gymnasium, which has none for CliffWalking: -13 is the shortest way. FrozenLake is the slippery
+# one, unlike that of the gallery. Both mountain cars hold each action for several steps, as that of
+# the gallery does, because `tune` does not search for that.
 TASKS: dict[str, tuple[Any, int, float, int]] = {
     "Pendulum": (Continuous(1), 200, -200.0, 300),
     "CartPole": (Discrete(2), 500, 475.0, 200),
