@@ -37,9 +37,10 @@ from brax.envs.base import Env, State  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 # Action space, time limit, threshold and thousands of steps. Limits and thresholds are those of
-# Gymnasium, which has none for CliffWalking: -13 is the shortest way. FrozenLake is the slippery
-# one, unlike that of the gallery. Both mountain cars hold each action for several steps, as that of
-# the gallery does, because `tune` does not search for that.
+# Gymnasium, which has none for CliffWalking: -13 is the shortest way, as -15 is in the windy
+# gridworld. FrozenLake is the slippery one, unlike that of the gallery. Both mountain cars hold
+# each action for several steps, as that of the gallery does, because `tune` does not search for
+# that.
 TASKS: dict[str, tuple[Any, int, float, int]] = {
     "Pendulum": (Continuous(1), 200, -200.0, 300),
     "CartPole": (Discrete(2), 500, 475.0, 200),
@@ -48,6 +49,7 @@ TASKS: dict[str, tuple[Any, int, float, int]] = {
     "MountainCar": (Discrete(3), 200, -110.0, 400),
     "FrozenLake": (Discrete(4), 100, 0.7, 400),
     "CliffWalking": (Discrete(4), 100, -13.0, 200),
+    "WindyGridworld": (Discrete(4), 100, -15.0, 200),
 }
 ACTION_REPEAT = {"MountainCarContinuous": 9, "MountainCar": 4}
 BAD: dict[str, Any] = {
@@ -97,7 +99,7 @@ def main() -> None:
 
 def make_task(name: str) -> Task:
     space, limit, _, thousands = TASKS[name]
-    make: Callable[[], Env] = CliffWalking if name == "CliffWalking" else getattr(correct, name)
+    make: Callable[[], Env] = GRIDS.get(name) or getattr(correct, name)
 
     def environment() -> Any:
         env: Any = make()
@@ -146,6 +148,43 @@ class CliffWalking(Env):
 
     def _observe(self, cell: jax.Array) -> jax.Array:
         return jax.nn.one_hot(12 * cell[0] + cell[1], 48)
+
+
+class WindyGridworld(Env):
+    """A 7x10 grid, in some columns of which a wind blows (Sutton and Barto's book, example 6.5).
+
+    Each step costs 1, and only the goal ends an episode. The wind moves along by as many cells as
+    the column says that a step starts in. The observation is one-hot, (70,) float32.
+    """
+
+    observation_size = 70
+    action_size = 4
+    backend = "none"
+
+    def reset(self, rng: jax.Array) -> State:
+        cell = jnp.array([3, 0])
+        return State(cell, self._observe(cell), reward=jnp.zeros(()), done=jnp.zeros(()))
+
+    def step(self, state: State, action: jax.Array) -> State:
+        moves = jnp.array([[-1, 0], [0, 1], [1, 0], [0, -1]])
+        wind = jnp.array([0, 0, 0, 1, 1, 1, 2, 2, 1, 0])[state.pipeline_state[1]]
+        cell = state.pipeline_state + moves[action] - jnp.array([1, 0]) * wind
+        cell = jnp.clip(cell, 0, jnp.array([6, 9]))
+        return state.replace(
+            pipeline_state=cell,
+            obs=self._observe(cell),
+            reward=-jnp.ones(()),
+            done=jnp.all(cell == jnp.array([3, 7])).astype(jnp.float32),
+        )
+
+    def _observe(self, cell: jax.Array) -> jax.Array:
+        return jax.nn.one_hot(10 * cell[0] + cell[1], 70)
+
+
+GRIDS: dict[str, Callable[[], Env]] = {
+    "CliffWalking": CliffWalking,
+    "WindyGridworld": WindyGridworld,
+}
 
 
 def verify(task: Task, found: Result) -> np.ndarray:
