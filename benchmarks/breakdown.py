@@ -7,13 +7,15 @@ the other, with nothing compiled before (cold) and with the compilation cache th
 
 Within an update, with the batches of `side_by_side.SAME_WORK`: an update with four passes over its
 rollouts beside one with a single pass. The difference is what gradient steps take, the rest is
-rollouts. Beside it, the same of purejaxrl, in the environment that side_by_side.py made in
---folder; and what no PPO can do without: gradients of a mean square through the same two networks,
-clipped, and Adam.
+rollouts. Beside it, the same with Brax's wrapper in place of ours, turn by turn in one process; the
+same of purejaxrl, in the environment that side_by_side.py made in --folder; and what no PPO can do
+without: gradients of a mean square through the same two networks, clipped, and Adam. The first two
+are also measured on Breakout.
 """
 
 import argparse
 import dataclasses
+import importlib
 import json
 import os
 import statistics
@@ -23,14 +25,16 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import side_by_side
 
-UPDATES = 200  # that are timed at once
+UPDATES = {"cartpole": 200, "breakout": 40}  # that are timed at once
 REPEATS = 7
 STEPS = 16 * 64  # of an update
 GRADIENT_STEPS = 8  # of a pass
+
+K = TypeVar("K")
 
 
 def main() -> None:
@@ -51,22 +55,24 @@ def main() -> None:
         print(f"| {name} | {seconds:.1f} | {warm[name]:.1f} |")
     print(f"| together | {sum(cold.values()):.1f} | {sum(warm.values()):.1f} |\n", flush=True)
 
-    loops = {"ours": work("update")}
+    loops = work("cartpole")
     if arguments.purejaxrl:
         bench = side_by_side.Bench(arguments.folder, arguments.purejaxrl.resolve())
         loops["purejaxrl"] = purejaxrl(bench)
     print("| an update | ms | rollouts, ms | a gradient step, us |\n| --- | ---: | ---: | ---: |")
-    for name, x in loops.items():
+    breakout = {f"Breakout, {name}": x for name, x in work("breakout").items()}
+    for name, x in {**loops, **breakout}.items():
         step = (x["4"] - x["1"]) / 3 / GRADIENT_STEPS
         rest = x["1"] - GRADIENT_STEPS * step
         print(f"| {name} | {x['4']:.2f} | {rest:.2f} | {1000 * step:.0f} |")
-    print(f"| gradients and Adam alone | | | {1000 * work('gradients')['alone']:.0f} |")
+    print(f"| gradients and Adam alone | | | {1000 * work('gradients'):.0f} |")
 
 
 def work(name: str, cache: str | None = None) -> Any:
     """What a worker found, in a process of its own."""
     env = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    env["PYTHONPATH"] = str(side_by_side.EXAMPLES / "cartpole" / "src")
+    examples = (side_by_side.EXAMPLES / name / "src" for name in ("cartpole", "breakout"))
+    env["PYTHONPATH"] = os.pathsep.join(map(str, examples))
     if cache:
         env["JAX_COMPILATION_CACHE_DIR"] = cache
     command = [sys.executable, __file__, "--worker", name]
@@ -128,25 +134,33 @@ def startup() -> dict[str, float]:
     return found
 
 
-def update() -> dict[str, float]:
-    import cartpole.config
+def update(example: str) -> dict[str, dict[str, float]]:
+    """Milliseconds of an update, by wrapper and number of passes."""
+    config = importlib.import_module(f"{example}.config")
     import jax
-    from cartpole.kit.ppo import make_ppo
+    from brax.envs.wrappers.training import wrap
 
-    task = cartpole.config.task
-    given = side_by_side.for_rollouts(side_by_side.SAME_WORK["cartpole"])
-    runs: dict[str, Callable[[], Any]] = {}
-    for passes in (4, 1):
-        settings = {**given, "num_updates_per_batch": passes}
-        ppo = make_ppo(
-            task.environment(), dataclasses.replace(task.settings, **settings), task.network_factory
-        )
-        state, epoch = jax.jit(ppo.init)(0), jax.jit(ppo.epoch)
-        runs[str(passes)] = lambda state=state, epoch=epoch: epoch(state, UPDATES)
-    return timed(runs, UPDATES)
+    given, updates = side_by_side.for_rollouts(side_by_side.SAME_WORK[example]), UPDATES[example]
+    runs: dict[tuple[str, str], Callable[[], Any]] = {}
+    for name, wrapper in {"ours": None, "Brax's wrapper": wrap}.items():
+        for passes in (4, 1):
+            settings = {**given, "num_updates_per_batch": passes}
+            task = dataclasses.replace(
+                config.task,
+                settings=dataclasses.replace(config.task.settings, **settings),
+                wrap_env_fn=wrapper,
+            )
+            made = task.make_ppo()
+            state, epoch = jax.jit(made.init)(0), jax.jit(made.epoch)
+            runs[name, str(passes)] = lambda state=state, epoch=epoch: epoch(state, updates)
+    found: dict[str, dict[str, float]] = {}
+    for (name, passes), milliseconds in timed(runs, updates).items():
+        found.setdefault(name, {})[passes] = milliseconds
+    return found
 
 
-def gradients() -> dict[str, float]:
+def gradients() -> float:
+    """Milliseconds of a gradient step of CartPole."""
     import cartpole.config
     import jax
     import jax.numpy as jnp
@@ -161,6 +175,7 @@ def gradients() -> dict[str, float]:
     params = [x.init(key) for x in both]
     obs = jax.random.normal(key, (GRADIENT_STEPS, STEPS // GRADIENT_STEPS, 4))
     optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(1e-3))
+    updates = UPDATES["cartpole"]
 
     def loss(params: Any, obs: jax.Array) -> jax.Array:
         outputs = [x.apply(None, own, obs) for x, own in zip(both, params, strict=True)]
@@ -173,17 +188,17 @@ def gradients() -> dict[str, float]:
 
     @jax.jit
     def run(carry: Any) -> Any:
-        return jax.lax.fori_loop(0, UPDATES, lambda _, x: jax.lax.scan(step, x, obs)[0], carry)
+        return jax.lax.fori_loop(0, updates, lambda _, x: jax.lax.scan(step, x, obs)[0], carry)
 
     carry = (params, optimizer.init(params))
-    return timed({"alone": lambda: run(carry)}, UPDATES * GRADIENT_STEPS)
+    return timed({"alone": lambda: run(carry)}, updates * GRADIENT_STEPS)["alone"]
 
 
-def timed(runs: Mapping[str, Callable[[], Any]], count: int) -> dict[str, float]:
+def timed(runs: Mapping[K, Callable[[], Any]], count: int) -> dict[K, float]:
     """Median milliseconds of one of `count`, taking turns, without the first time."""
     import jax
 
-    found: dict[str, list[float]] = {name: [] for name in runs}
+    found: dict[K, list[float]] = {name: [] for name in runs}
     for _ in range(1 + REPEATS):
         for name, run in runs.items():
             start = time.perf_counter()
@@ -192,9 +207,10 @@ def timed(runs: Mapping[str, Callable[[], Any]], count: int) -> dict[str, float]
     return {name: statistics.median(x[1:]) for name, x in found.items()}
 
 
-WORKERS: dict[str, Callable[[], dict[str, float]]] = {
+WORKERS: dict[str, Callable[[], Any]] = {
     "startup": startup,
-    "update": update,
+    "cartpole": lambda: update("cartpole"),
+    "breakout": lambda: update("breakout"),
     "gradients": gradients,
 }
 

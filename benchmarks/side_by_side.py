@@ -38,7 +38,7 @@ import classic
 
 EXAMPLES = classic.HERE.parent / "examples"
 EPISODES = 16  # of an evaluation
-SPEED_RUNS = 2  # in which steps/s are measured
+SPEED_RUNS = 5  # in which steps/s are measured; fewer for loops that are far slower
 Settings = Mapping[str, Any]  # the names are those of PPOConfig
 
 
@@ -92,12 +92,13 @@ class Peer:
     script: str
     venv: str | None
     tasks: tuple[str, ...] = ("cartpole", "pendulum", "acrobot", "breakout")
+    speed_runs: int = SPEED_RUNS
 
 
 OURS = ("ours, cold", "ours, warm")
 PEERS = {
-    "Stable-Baselines3": Peer("run_sb3.py", "torch"),
-    "sbx": Peer("run_sb3.py", "sbx"),
+    "Stable-Baselines3": Peer("run_sb3.py", "torch", speed_runs=2),
+    "sbx": Peer("run_sb3.py", "sbx", speed_runs=2),
     "purejaxrl": Peer("run_purejaxrl.py", "gymnax"),
     "rejax": Peer("run_rejax.py", "gymnax"),
     "ppo.train": Peer("run_brax.py", None, tuple(TASKS)),  # runs where this script runs
@@ -428,7 +429,8 @@ def compare(bench: Bench, task: str, loops: list[str], seeds: int) -> None:
             for name in names:
                 best = settings_of(task, BEST[task]["ours" if name in OURS else name])
                 runs[name].append(bench.run(name, task, best, seed, cache, watch=True))
-                if seed < SPEED_RUNS and name != OURS[1]:
+                speed_runs = PEERS[name].speed_runs if name in PEERS else SPEED_RUNS
+                if seed < speed_runs and name != OURS[1]:
                     run = bench.run(name, task, SAME_WORK[task], seed, other, watch=False)
                     speeds[name].append(run)
         print(

@@ -43,7 +43,7 @@ from .task import Task
 MEMBERS = 16  # settings, or seeds of fewer settings, that train at once
 EVALUATIONS = 8  # of a run with all steps
 EPISODES = 32  # of an evaluation, at most
-RUNGS = 4  # of the successive halving: on 1, 4, 16 and 32 seeds
+RUNGS = 6  # of the successive halving: on 1, 4, 16, 32, 48 and 64 seeds
 SHOWN = 3  # settings in the table, besides those of config.py
 LEADERS = 3  # structures that are searched on after each got a round
 MAX_BYTES = 1e9  # of the observations that all members collect for an update
@@ -308,7 +308,10 @@ class _Search:
         structure, trials = self._ask()
         fresh = 10_000 + 2 * self.trainer.count * trials[0].number
         own = self.task.settings.seed
-        seeds = (fresh, fresh + self.trainer.count, own, own + self.trainer.count)
+        seeds = (
+            *(fresh, fresh + self.trainer.count),
+            *(own + i * self.trainer.count for i in range(RUNGS - 2)),
+        )
         going_on = trials
         try:
             for rung, seed in enumerate(seeds):
@@ -316,7 +319,7 @@ class _Search:
                 steps = self.steps if rung else self.steps // 2
                 found = self._train(structure, numbers, seed, steps)
                 scores = {}
-                if rung == RUNGS - 1:  # one setting, whose first seeds count too
+                if rung > 2:  # one setting, whose seeds before these count too
                     before = _loaded(going_on[0].user_attrs["curves"]).returns
                     found = [Curves(found[0].steps, np.hstack([before, found[0].returns]))]
                 for trial, curves in zip(going_on, found, strict=True):
@@ -330,7 +333,7 @@ class _Search:
                     for trial, score in scores.items():
                         self.studies[structure].tell(trial, score)
                         trials.remove(trial)
-                best = self._best_quarter(scores, rung)
+                best = self._going_on(scores, rung)
                 if rung:
                     self._say(f"{structure}: {self._summary(found)}")
                 else:
@@ -357,8 +360,14 @@ class _Search:
         study = self.studies[structure]
         return structure, [study.ask(self.space) for _ in range(self.trainer.count)]
 
-    def _best_quarter(self, scores: Mapping[Any, float], rung: int) -> list[Any]:
-        """Those whose score is among the best quarter of all rounds, best first."""
+    def _going_on(self, scores: Mapping[Any, float], rung: int) -> list[Any]:
+        """Those whose score is among the best quarter of all rounds, best first.
+
+        One that has trained on 16 seeds or more goes on if it solves the task on all of them.
+        """
+        if rung > 1 and self.threshold is not None:
+            ends = {trial: _loaded(trial.user_attrs["curves"]).returns[-1] for trial in scores}
+            return [trial for trial in scores if (ends[trial] >= self.threshold).all()]
         all_scores = [trial.intermediate_values.get(rung) for _, trial in self._trials()]
         least = np.quantile([x for x in all_scores if x is not None], 0.75) if scores else 0.0
         good = [trial for trial in scores if scores[trial] >= least]
