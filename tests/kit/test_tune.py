@@ -244,6 +244,25 @@ def test_settings_that_solve_the_task_are_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("fake")
+def test_settings_of_config_that_fail_on_a_late_seed_are_not_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = FakeTrainer.train
+
+    def with_a_failure(self: FakeTrainer, *args: Any, seed: int, **options: Any) -> Curves:
+        curves = train(self, *args, seed=seed, **options)
+        curves.returns[:, 0] -= 99.0 * (seed == TASK.settings.seed + 2 * self.count)
+        return curves
+
+    monkeypatch.setattr(FakeTrainer, "train", with_a_failure)
+    _, text = search(tmp_path / "it", 6, threshold=-100.0)
+    assert "on 4 seeds, of which 4 reach -100" in text
+    assert "on 12 seeds, of which 11 reach -100" in text
+    assert "on 16 seeds" not in text
+    assert "4 settings" in text  # a round has begun
+
+
+@pytest.mark.usefixtures("fake")
 def test_settings_that_diverge_are_told_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

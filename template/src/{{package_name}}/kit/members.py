@@ -39,6 +39,10 @@ class Curves:
     steps: np.ndarray
     returns: np.ndarray
 
+    def beside(self, other: "Curves") -> "Curves":
+        """These members and those of `other`, which were evaluated after the same steps."""
+        return Curves(self.steps, np.hstack([self.returns, other.returns]))
+
 
 @dataclass
 class Trainer:
