@@ -49,6 +49,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "normalize_observations": False,
         "init_value_from_rollouts": False,
     },
+    "advantages not normalised": {"normalize_advantage": False},
     "earlier defaults": {
         **CONSTANT,
         "discounting": 0.95,

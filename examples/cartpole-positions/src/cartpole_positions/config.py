@@ -16,6 +16,8 @@ task = Task(
         episode_length=500,
         num_timesteps=300_000,
         entropy_cost=1e-2,
+        # Once each episode lasts 500 steps, advantages are noise, which must not be enlarged.
+        normalize_advantage=False,
     ),
     network_factory=make_network_factory(CartPolePositions.action_space),
 )
