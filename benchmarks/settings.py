@@ -49,7 +49,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "normalize_observations": False,
         "init_value_from_rollouts": False,
     },
+    "rewards x 10": {"reward_scaling": 1.0},
+    "rewards / 10": {"reward_scaling": 0.01},
     "advantages not normalised": {"normalize_advantage": False},
+    "advantages not normalised, rewards x 10": {
+        "normalize_advantage": False,
+        "reward_scaling": 1.0,
+    },
+    "advantages not normalised, rewards / 10": {
+        "normalize_advantage": False,
+        "reward_scaling": 0.01,
+    },
     "earlier defaults": {
         **CONSTANT,
         "discounting": 0.95,
