@@ -263,6 +263,22 @@ def test_settings_of_config_that_fail_on_a_late_seed_are_not_left_alone(
 
 
 @pytest.mark.usefixtures("fake")
+def test_the_seeds_after_the_largest_one_are_the_smallest_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, seeds = FakeTrainer.train, []
+
+    def recording(self: FakeTrainer, *args: Any, seed: int, **options: Any) -> Curves:
+        seeds.append(seed)
+        return train(self, *args, seed=seed, **options)
+
+    monkeypatch.setattr(FakeTrainer, "train", recording)
+    last = 2**32 - 1
+    search(tmp_path / "it", 60, toy_task(seed=last), threshold=-100.0)
+    assert seeds == [last, 3, 7, 11]
+
+
+@pytest.mark.usefixtures("fake")
 def test_settings_that_diverge_are_told_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

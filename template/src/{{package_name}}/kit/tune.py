@@ -302,8 +302,8 @@ class _Search:
         numbers = {name: getattr(own, name) for name in NUMBERS}
         saved = self.first.user_attrs.get("own")
         curves = _loaded(saved) if saved else None
-        for seed in self._confirming():
-            if curves is not None and seed < own.seed + curves.returns.shape[1]:
+        for i, seed in enumerate(self._confirming()):
+            if curves is not None and i * self.trainer.count < curves.returns.shape[1]:
                 continue
             if curves is not None and not Result({}, curves, 1).solves(self.threshold):
                 break
@@ -355,7 +355,7 @@ class _Search:
     def _confirming(self) -> list[int]:
         """The first seeds of the rungs on which one setting trains alone."""
         own = self.task.settings.seed
-        return [own + i * self.trainer.count for i in range(RUNGS - 2)]
+        return [(own + i * self.trainer.count) % 2**32 for i in range(RUNGS - 2)]
 
     def _ask(self) -> tuple[Structure, list[Any]]:
         """What a round trains: each structure once, then the best ones in turn."""
