@@ -142,7 +142,7 @@ def update(example: str) -> dict[str, dict[str, float]]:
 
     given, updates = side_by_side.for_rollouts(side_by_side.SAME_WORK[example]), UPDATES[example]
     runs: dict[tuple[str, str], Callable[[], Any]] = {}
-    for name, wrapper in {"ours": None, "Brax's wrapper": wrap}.items():
+    for name, wrapper in {"ours": None, "ours with Brax's wrapper": wrap}.items():
         for passes in (4, 1):
             settings = {**given, "num_updates_per_batch": passes}
             task = dataclasses.replace(
