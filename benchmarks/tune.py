@@ -118,24 +118,42 @@ def make_task(name: str) -> Task:
     )
 
 
-class CliffWalking(Env):
-    """A 4x12 grid whose lower edge is a cliff (Sutton and Barto's book, example 6.6).
+class Grid(Env):
+    """A walk over a grid from the cell (3, 0); the observation is one-hot, (rows x columns,)."""
 
-    As in Gymnasium's CliffWalking-v1: a fall costs 100 and leads back to the start, every other
-    step costs 1, and only the goal ends an episode. The observation is one-hot, (48,) float32.
-    """
-
-    observation_size = 48
+    rows: int
+    columns: int
     action_size = 4
     backend = "none"
+
+    @property
+    def observation_size(self) -> int:
+        return self.rows * self.columns
 
     def reset(self, rng: jax.Array) -> State:
         cell = jnp.array([3, 0])
         return State(cell, self._observe(cell), reward=jnp.zeros(()), done=jnp.zeros(()))
 
-    def step(self, state: State, action: jax.Array) -> State:
+    def _moved(self, cell: jax.Array, action: jax.Array) -> jax.Array:
+        """The cell after a step up, right, down or left, or the nearest one on the grid."""
         moves = jnp.array([[-1, 0], [0, 1], [1, 0], [0, -1]])
-        cell = jnp.clip(state.pipeline_state + moves[action], 0, jnp.array([3, 11]))
+        return jnp.clip(cell + moves[action], 0, jnp.array([self.rows - 1, self.columns - 1]))
+
+    def _observe(self, cell: jax.Array) -> jax.Array:
+        return jax.nn.one_hot(self.columns * cell[0] + cell[1], self.observation_size)
+
+
+class CliffWalking(Grid):
+    """A 4x12 grid whose lower edge is a cliff (Sutton and Barto's book, example 6.6).
+
+    As in Gymnasium's CliffWalking-v1: a fall costs 100 and leads back to the start, every other
+    step costs 1, and only the goal ends an episode.
+    """
+
+    rows, columns = 4, 12
+
+    def step(self, state: State, action: jax.Array) -> State:
+        cell = self._moved(state.pipeline_state, action)
         is_goal = jnp.all(cell == jnp.array([3, 11]))
         falls = (cell[0] == 3) & (cell[1] > 0) & ~is_goal
         cell = jnp.where(falls, jnp.array([3, 0]), cell)
@@ -146,39 +164,26 @@ class CliffWalking(Env):
             done=is_goal.astype(jnp.float32),
         )
 
-    def _observe(self, cell: jax.Array) -> jax.Array:
-        return jax.nn.one_hot(12 * cell[0] + cell[1], 48)
 
-
-class WindyGridworld(Env):
+class WindyGridworld(Grid):
     """A 7x10 grid, in some columns of which a wind blows (Sutton and Barto's book, example 6.5).
 
-    Each step costs 1, and only the goal ends an episode. The wind moves along by as many cells as
-    the column says that a step starts in. The observation is one-hot, (70,) float32.
+    Each step costs 1, and only the goal ends an episode. The wind blows upwards, by as many cells
+    as the column says that a step starts in.
     """
 
-    observation_size = 70
-    action_size = 4
-    backend = "none"
-
-    def reset(self, rng: jax.Array) -> State:
-        cell = jnp.array([3, 0])
-        return State(cell, self._observe(cell), reward=jnp.zeros(()), done=jnp.zeros(()))
+    rows, columns = 7, 10
 
     def step(self, state: State, action: jax.Array) -> State:
-        moves = jnp.array([[-1, 0], [0, 1], [1, 0], [0, -1]])
-        wind = jnp.array([0, 0, 0, 1, 1, 1, 2, 2, 1, 0])[state.pipeline_state[1]]
-        cell = state.pipeline_state + moves[action] - jnp.array([1, 0]) * wind
-        cell = jnp.clip(cell, 0, jnp.array([6, 9]))
+        before = state.pipeline_state
+        wind = jnp.array([0, 0, 0, 1, 1, 1, 2, 2, 1, 0])[before[1]]
+        cell = self._moved(before - jnp.array([1, 0]) * wind, action)
         return state.replace(
             pipeline_state=cell,
             obs=self._observe(cell),
             reward=-jnp.ones(()),
             done=jnp.all(cell == jnp.array([3, 7])).astype(jnp.float32),
         )
-
-    def _observe(self, cell: jax.Array) -> jax.Array:
-        return jax.nn.one_hot(10 * cell[0] + cell[1], 70)
 
 
 GRIDS: dict[str, Callable[[], Env]] = {

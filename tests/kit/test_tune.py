@@ -216,19 +216,24 @@ def test_it_ends_at_the_threshold(tmp_path: Path) -> None:
     assert len(trials(tmp_path / "it")) <= 3 * tune.MEMBERS
 
 
+def let_a_seed_fail(monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
+    """The first member fails, whatever its settings, where the first seed is this one."""
+    train = FakeTrainer.train
+
+    def with_a_failure(self: FakeTrainer, *args: Any, seed: int, **options: Any) -> Curves:
+        curves = train(self, *args, seed=seed, **options)
+        curves.returns[:, 0] -= 99.0 * (seed == failing)
+        return curves
+
+    monkeypatch.setattr(FakeTrainer, "train", with_a_failure)
+
+
 @pytest.mark.usefixtures("fake")
 def test_seeds_of_a_lucky_few_do_not_end_the_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the seeds that come last one fails, whatever the settings."""
-    train = FakeTrainer.train
-
-    def with_a_failure(self: FakeTrainer, *args: Any, seed: int, **options: Any) -> Curves:
-        curves = train(self, *args, seed=seed, **options)
-        curves.returns[:, 0] -= 99.0 * (seed == TASK.settings.seed + self.count)
-        return curves
-
-    monkeypatch.setattr(FakeTrainer, "train", with_a_failure)
+    let_a_seed_fail(monkeypatch, TASK.settings.seed + tune.MEMBERS)
     found, text = search(tmp_path / "it", 40, threshold=-12.0)
     assert re.search("return .* on 4 seeds, of which 4 reach -12", text)
     assert re.search("return .* on 8 seeds, of which 7 reach -12", text)
@@ -247,14 +252,7 @@ def test_settings_that_solve_the_task_are_left_alone(tmp_path: Path) -> None:
 def test_settings_of_config_that_fail_on_a_late_seed_are_not_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = FakeTrainer.train
-
-    def with_a_failure(self: FakeTrainer, *args: Any, seed: int, **options: Any) -> Curves:
-        curves = train(self, *args, seed=seed, **options)
-        curves.returns[:, 0] -= 99.0 * (seed == TASK.settings.seed + 2 * self.count)
-        return curves
-
-    monkeypatch.setattr(FakeTrainer, "train", with_a_failure)
+    let_a_seed_fail(monkeypatch, TASK.settings.seed + 2 * tune.MEMBERS)
     _, text = search(tmp_path / "it", 6, threshold=-100.0)
     assert "on 4 seeds, of which 4 reach -100" in text
     assert "on 12 seeds, of which 11 reach -100" in text
