@@ -51,6 +51,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "rewards x 10": {"reward_scaling": 1.0},
     "rewards / 10": {"reward_scaling": 0.01},
+    "advantages normalised as Brax does": {"normalize_advantage_decay": 0.0},
+    "decay 0.7": {"normalize_advantage_decay": 0.7},
+    "decay 0.97": {"normalize_advantage_decay": 0.97},
     "advantages not normalised": {"normalize_advantage": False},
     "advantages not normalised, rewards x 10": {
         "normalize_advantage": False,

@@ -20,6 +20,7 @@ from toys import OBSERVATIONS, SPACES, TINY, Encoder, Toy, toy_task
 OURS_ALONE = {
     "init_value_from_rollouts",
     "learning_rate_schedule",
+    "normalize_advantage_decay",
     "num_seeds",
     "statistics_before_loss",
 }
@@ -49,7 +50,10 @@ def test_parameters_are_those_of_brax(
 ) -> None:
     if not hasattr(jax, "device_put_replicated"):
         monkeypatch.setattr(jax, "device_put_replicated", put_replicated, raising=False)
-    brax: dict[str, Any] = {"learning_rate_schedule": "constant", "init_value_from_rollouts": False}
+    brax: dict[str, Any] = {
+        **{"learning_rate_schedule": "constant", "init_value_from_rollouts": False},
+        "normalize_advantage_decay": 0.0,
+    }
     task = toy_task(SPACES[space], num_timesteps=64, num_evals=2, **(brax | settings))
     given = dataclasses.asdict(task.settings)
     schedule = given["learning_rate_schedule"]
@@ -86,6 +90,22 @@ def test_the_loss_normalises_as_the_policy_did(brax_order: bool) -> None:
     metrics = totals.metrics
     assert (metrics["kl_mean"] > 0.1) == brax_order
     assert brax_order or abs(metrics["kl_mean"]) < 1e-3
+
+
+@pytest.mark.parametrize(("earlier", "learns"), [(0.0, True), (1e6, True), (np.inf, False)])
+def test_advantages_that_shrink_are_not_enlarged(earlier: float, learns: bool) -> None:
+    """Those of a solved task are noise, which the policy would follow."""
+    task = toy_task(entropy_cost=0.0, normalize_advantage_decay=0.5)
+    ppo = task.make_ppo()
+    before = jax.jit(ppo.init)(np.uint32(0)).replace(value_error=jnp.float32(earlier))
+    after, _ = jax.jit(ppo.update)(before)
+
+    def changed(before: Any, after: Any) -> bool:
+        return not all(map(np.array_equal, jax.tree.leaves(before), jax.tree.leaves(after)))
+
+    assert changed(before.params.policy, after.params.policy) == learns
+    assert changed(before.params.value, after.params.value)
+    assert after.value_error == earlier / 2 if earlier else 0 < after.value_error < 1e3
 
 
 @pytest.mark.parametrize("bootstrap", [False, True])

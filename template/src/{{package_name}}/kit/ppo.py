@@ -89,6 +89,8 @@ class PPOConfig:
     """Clipping range of the value estimate; `None` does not clip."""
     normalize_advantage: bool = True
     """Normalise the advantages of each minibatch."""
+    normalize_advantage_decay: float = 0.9
+    """How much of their size normalised advantages may lose in an update; 0 is Brax's."""
     reward_scaling: float = 0.1
     """Factor on rewards in the loss; returns are reported unscaled."""
     init_value_from_rollouts: bool = True
@@ -182,7 +184,10 @@ class PPOConfig:
 
 LARGEST = 1_000_000
 RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
-    **dict.fromkeys(("discounting", "gae_lambda"), (lambda x: 0 <= x <= 1, "from 0 to 1")),
+    **dict.fromkeys(
+        ("discounting", "gae_lambda", "normalize_advantage_decay"),
+        (lambda x: 0 <= x <= 1, "from 0 to 1"),
+    ),
     **dict.fromkeys(
         ("entropy_cost", "vf_loss_coefficient", "normalize_observations_std_eps"),
         (lambda x: 0 <= x < 3e38, "0 or more"),
@@ -233,6 +238,8 @@ class TrainingState(flax.struct.PyTreeNode):
       optimizer_state: moments of Adam.
       learning_rate: () float32, of the last update.
       hyperparameters: the numeric settings.
+      value_error: () float32, of the updates before, times `normalize_advantage_decay` for each;
+        advantages of a smaller error are not made as large.
       normalizer_params: running statistics of the observations.
       env_state: the environments, batched by num_envs.
       key: (2,) uint32, split at each update.
@@ -245,6 +252,7 @@ class TrainingState(flax.struct.PyTreeNode):
     optimizer_state: optax.OptState
     learning_rate: jax.Array
     hyperparameters: HyperParameters
+    value_error: jax.Array
     normalizer_params: running_statistics.RunningStatisticsState
     env_state: State
     key: jax.Array
@@ -402,16 +410,29 @@ def make_ppo(
     optimizer = optax.scale_by_adam()
     if config.max_grad_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optimizer)
-    loss_and_grad = jax.value_and_grad(
-        functools.partial(
-            losses.compute_ppo_loss,
-            ppo_network=networks,
-            clipping_epsilon_value=config.clipping_epsilon_value,
-            normalize_advantage=config.normalize_advantage,
-            vf_coefficient=config.vf_loss_coefficient,
-        ),
-        has_aux=True,
+    brax_loss = functools.partial(
+        losses.compute_ppo_loss,
+        ppo_network=networks,
+        clipping_epsilon_value=config.clipping_epsilon_value,
+        normalize_advantage=config.normalize_advantage,
+        vf_coefficient=config.vf_loss_coefficient,
     )
+
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def loss_and_grad(
+        params: losses.PPONetworkParams, value_error: jax.Array, *args: Any, **factors: Any
+    ) -> tuple[jax.Array, Metrics]:
+        """Brax's loss, but small advantages are not made as large as those before them.
+
+        Advantages shrink when a task is solved, and what is left is noise. Their size is that of
+        the value's error, and the policy loss is proportional to them.
+        """
+        total, metrics = brax_loss(params, *args, **factors)
+        if config.normalize_advantage:
+            now = jnp.sqrt(jax.lax.stop_gradient(metrics["v_loss"]))
+            share = jnp.where(now < value_error, now / value_error, 1.0)
+            total -= (1 - share) * metrics["policy_loss"]
+        return total, {**metrics, "total_loss": total}
 
     def init(seed: ArrayLike, hyperparameters: HyperParameters | None = None) -> TrainingState:
         factors = jax.tree.map(jnp.float32, hyperparameters or HyperParameters.of(config))
@@ -425,6 +446,7 @@ def make_ppo(
             optimizer_state=optimizer.init(params),
             learning_rate=factors.learning_rate,
             hyperparameters=factors,
+            value_error=jnp.zeros(()),
             normalizer_params=init_statistics(),
             env_state=training_env(seed).reset(jax.random.split(keys["env"], config.num_envs)),
             key=keys["training"],
@@ -523,7 +545,9 @@ def make_ppo(
             params, optimizer_state, learning_rate, key = carry
             key, key_loss = jax.random.split(key)
             minibatch = shared(jax.tree.map(lambda x: x[rollouts], data), AXIS)
-            (_, metrics), grads = loss_and_grad(params, statistics, minibatch, key_loss, **factors)
+            (_, metrics), grads = loss_and_grad(
+                params, state.value_error, statistics, minibatch, key_loss, **factors
+            )
             if config.learning_rate_schedule == "adaptive_kl":
                 learning_rate = _follow_kl(learning_rate, metrics["kl_mean"], config.desired_kl)
             direction, optimizer_state = optimizer.update(grads, optimizer_state)
@@ -547,10 +571,15 @@ def make_ppo(
         (params, optimizer_state, learning_rate, _), metrics = jax.lax.scan(
             one_pass, learner, None, length=config.num_updates_per_batch
         )
+        metrics = jax.tree.map(jnp.mean, metrics)
         state = state.replace(
-            params=params, optimizer_state=optimizer_state, learning_rate=learning_rate
+            params=params,
+            optimizer_state=optimizer_state,
+            learning_rate=learning_rate,
+            value_error=config.normalize_advantage_decay
+            * jnp.maximum(state.value_error, jnp.sqrt(metrics["v_loss"])),
         )
-        return state, jax.tree.map(jnp.mean, metrics)
+        return state, metrics
 
     def update(state: TrainingState) -> tuple[TrainingState, Totals]:
         key_sgd, key_unroll, new_key = jax.random.split(state.key, 3)
