@@ -35,6 +35,8 @@ TASKS: dict[str, tuple[Any, int, float, int]] = {
     "MountainCarContinuous": (Continuous(1), 999, 90.0, 400),
 }
 CONSTANT: dict[str, Any] = {"learning_rate_schedule": "constant"}
+BRAX: dict[str, Any] = {"normalize_advantage_decay": 0.0}
+RAW: dict[str, Any] = {"normalize_advantage": False}
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "constant learning rate": CONSTANT,
@@ -51,20 +53,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "rewards x 10": {"reward_scaling": 1.0},
     "rewards / 10": {"reward_scaling": 0.01},
-    "advantages normalised as Brax does": {"normalize_advantage_decay": 0.0},
+    "decay 0.9": {"normalize_advantage_decay": 0.9},
     "decay 0.7": {"normalize_advantage_decay": 0.7},
-    "decay 0.97": {"normalize_advantage_decay": 0.97},
-    "advantages not normalised": {"normalize_advantage": False},
-    "advantages not normalised, rewards x 10": {
-        "normalize_advantage": False,
-        "reward_scaling": 1.0,
-    },
-    "advantages not normalised, rewards / 10": {
-        "normalize_advantage": False,
-        "reward_scaling": 0.01,
-    },
+    "advantages as Brax does": BRAX,
+    "advantages as Brax does, rewards x 10": {**BRAX, "reward_scaling": 1.0},
+    "advantages as Brax does, rewards / 10": {**BRAX, "reward_scaling": 0.01},
+    "advantages not normalised": RAW,
+    "advantages not normalised, rewards x 10": {**RAW, "reward_scaling": 1.0},
+    "advantages not normalised, rewards / 10": {**RAW, "reward_scaling": 0.01},
     "earlier defaults": {
         **CONSTANT,
+        **BRAX,
         "discounting": 0.95,
         "entropy_cost": 1e-2,
         "init_value_from_rollouts": False,

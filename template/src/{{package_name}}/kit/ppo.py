@@ -89,8 +89,8 @@ class PPOConfig:
     """Clipping range of the value estimate; `None` does not clip."""
     normalize_advantage: bool = True
     """Normalise the advantages of each minibatch."""
-    normalize_advantage_decay: float = 0.9
-    """How much of their size normalised advantages may lose in an update; 0 is Brax's."""
+    normalize_advantage_decay: float = 0.99
+    """How much the size of earlier advantages counts, by update; 0 normalises as Brax does."""
     reward_scaling: float = 0.1
     """Factor on rewards in the loss; returns are reported unscaled."""
     init_value_from_rollouts: bool = True
