@@ -89,8 +89,8 @@ class PPOConfig:
     """Clipping range of the value estimate; `None` does not clip."""
     normalize_advantage: bool = True
     """Normalise the advantages of each minibatch."""
-    normalize_advantage_decay: float = 0.99
-    """How much the size of earlier advantages counts, by update; 0 normalises as Brax does."""
+    normalize_advantage_decay: float = 0.97
+    """How much of their earlier size counts in an update; 0 normalises as Brax does."""
     reward_scaling: float = 0.1
     """Factor on rewards in the loss; returns are reported unscaled."""
     init_value_from_rollouts: bool = True
@@ -238,8 +238,8 @@ class TrainingState(flax.struct.PyTreeNode):
       optimizer_state: moments of Adam.
       learning_rate: () float32, of the last update.
       hyperparameters: the numeric settings.
-      value_error: () float32, of the updates before, times `normalize_advantage_decay` for each;
-        advantages of a smaller error are not made as large.
+      value_error: () float32, the largest root of the value loss so far, where each update counts
+        `normalize_advantage_decay` times as much as the next one.
       normalizer_params: running statistics of the observations.
       env_state: the environments, batched by num_envs.
       key: (2,) uint32, split at each update.
@@ -422,10 +422,10 @@ def make_ppo(
     def loss_and_grad(
         params: losses.PPONetworkParams, value_error: jax.Array, *args: Any, **factors: Any
     ) -> tuple[jax.Array, Metrics]:
-        """Brax's loss, but small advantages are not made as large as those before them.
+        """Brax's loss, but advantages that have shrunk are not normalised to their earlier size.
 
-        Advantages shrink when a task is solved, and what is left is noise. Their size is that of
-        the value's error, and the policy loss is proportional to them.
+        Once a task is solved they are noise. The policy loss is proportional to them, and their
+        size to the value's error.
         """
         total, metrics = brax_loss(params, *args, **factors)
         if config.normalize_advantage:
