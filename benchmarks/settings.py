@@ -54,7 +54,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "rewards x 10": {"reward_scaling": 1.0},
     "rewards / 10": {"reward_scaling": 0.01},
     "decay 0.99": {"normalize_advantage_decay": 0.99},
-    "decay 0.9": {"normalize_advantage_decay": 0.9},
+    "decay 0.97": {"normalize_advantage_decay": 0.97},
     "decay 0.7": {"normalize_advantage_decay": 0.7},
     "advantages as Brax does": BRAX,
     "advantages as Brax does, rewards x 10": {**BRAX, "reward_scaling": 1.0},

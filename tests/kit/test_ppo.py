@@ -186,6 +186,7 @@ def test_bootstrapping_learns_from_the_step_that_is_cut_off(bootstrap: bool) -> 
         num_minibatches=4,
         learning_rate=1e-2,
         reward_scaling=1.0,
+        normalize_advantage_decay=0.0,
     )
     factory = toy_task().network_factory
     ppo = make_ppo(LastStepPays(), config, factory)

@@ -89,7 +89,7 @@ class PPOConfig:
     """Clipping range of the value estimate; `None` does not clip."""
     normalize_advantage: bool = True
     """Normalise the advantages of each minibatch."""
-    normalize_advantage_decay: float = 0.97
+    normalize_advantage_decay: float = 0.9
     """How much of their earlier size counts in an update; 0 normalises as Brax does."""
     reward_scaling: float = 0.1
     """Factor on rewards in the loss; returns are reported unscaled."""
