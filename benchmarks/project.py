@@ -117,8 +117,10 @@ def settings_for_brax(settings) -> dict:
     """Our settings as `ppo.train` takes them; its learning rate is constant."""
     given = dataclasses.asdict(settings)
     for name in (
-        *("statistics_before_loss", "init_value_from_rollouts"),
-        *("learning_rate_schedule", "normalize_advantage_decay"),
+        "statistics_before_loss",
+        "init_value_from_rollouts",
+        "learning_rate_schedule",
+        "normalize_advantage_decay",
     ):
         del given[name]
     assert given.pop("num_seeds") == 1

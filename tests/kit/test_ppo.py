@@ -51,7 +51,8 @@ def test_parameters_are_those_of_brax(
     if not hasattr(jax, "device_put_replicated"):
         monkeypatch.setattr(jax, "device_put_replicated", put_replicated, raising=False)
     brax: dict[str, Any] = {
-        **{"learning_rate_schedule": "constant", "init_value_from_rollouts": False},
+        "learning_rate_schedule": "constant",
+        "init_value_from_rollouts": False,
         "normalize_advantage_decay": 0.0,
     }
     task = toy_task(SPACES[space], num_timesteps=64, num_evals=2, **(brax | settings))

@@ -90,7 +90,7 @@ class PPOConfig:
     normalize_advantage: bool = True
     """Normalise the advantages of each minibatch."""
     normalize_advantage_decay: float = 0.9
-    """How much of their earlier size counts in an update; 0 normalises as Brax does."""
+    """Weight of earlier, larger advantages in their normalisation, per update; 0 is Brax's."""
     reward_scaling: float = 0.1
     """Factor on rewards in the loss; returns are reported unscaled."""
     init_value_from_rollouts: bool = True
