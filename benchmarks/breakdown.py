@@ -9,12 +9,13 @@ Within an update, with the batches of `side_by_side.SAME_WORK`: an update with f
 rollouts beside one with a single pass. The difference is what gradient steps take, the rest is
 rollouts. Beside it, the same with Brax's wrapper in place of ours, turn by turn in one process; the
 same of purejaxrl, in the environment that side_by_side.py made in --folder; and what no PPO can do
-without: gradients of a mean square through the same two networks, clipped, and Adam. The first two
-are also measured on Breakout.
+without: gradients of a mean square through the same two networks, clipped, and Adam. All but the
+last are also measured on Pendulum, and the first two on Breakout.
 """
 
 import argparse
 import dataclasses
+import functools
 import importlib
 import json
 import os
@@ -29,7 +30,7 @@ from typing import Any, TypeVar
 
 import side_by_side
 
-UPDATES = {"cartpole": 200, "breakout": 40}  # that are timed at once
+UPDATES = {"cartpole": 200, "pendulum": 200, "breakout": 40}  # that are timed at once
 REPEATS = 7
 STEPS = 16 * 64  # of an update
 GRADIENT_STEPS = 8  # of a pass
@@ -55,23 +56,23 @@ def main() -> None:
         print(f"| {name} | {seconds:.1f} | {warm[name]:.1f} |")
     print(f"| together | {sum(cold.values()):.1f} | {sum(warm.values()):.1f} |\n", flush=True)
 
-    loops = work("cartpole")
-    if arguments.purejaxrl:
-        bench = side_by_side.Bench(arguments.folder, arguments.purejaxrl.resolve())
-        loops["purejaxrl"] = purejaxrl(bench)
     print("| an update | ms | rollouts, ms | a gradient step, us |\n| --- | ---: | ---: | ---: |")
-    breakout = {f"Breakout, {name}": x for name, x in work("breakout").items()}
-    for name, x in {**loops, **breakout}.items():
-        step = (x["4"] - x["1"]) / 3 / GRADIENT_STEPS
-        rest = x["1"] - GRADIENT_STEPS * step
-        print(f"| {name} | {x['4']:.2f} | {rest:.2f} | {1000 * step:.0f} |")
-    print(f"| gradients and Adam alone | | | {1000 * work('gradients'):.0f} |")
+    for example in UPDATES:
+        loops = work(example)
+        if arguments.purejaxrl and example != "breakout":
+            bench = side_by_side.Bench(arguments.folder, arguments.purejaxrl.resolve())
+            loops["purejaxrl"] = purejaxrl(bench, example)
+        for name, x in loops.items():
+            step = (x["4"] - x["1"]) / 3 / GRADIENT_STEPS
+            rest = x["1"] - GRADIENT_STEPS * step
+            print(f"| {example}, {name} | {x['4']:.2f} | {rest:.2f} | {1000 * step:.0f} |")
+    print(f"| cartpole, gradients and Adam alone | | | {1000 * work('gradients'):.0f} |")
 
 
 def work(name: str, cache: str | None = None) -> Any:
     """What a worker found, in a process of its own."""
     env = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    examples = (side_by_side.EXAMPLES / name / "src" for name in ("cartpole", "breakout"))
+    examples = (side_by_side.EXAMPLES / name / "src" for name in UPDATES)
     env["PYTHONPATH"] = os.pathsep.join(map(str, examples))
     if cache:
         env["JAX_COMPILATION_CACHE_DIR"] = cache
@@ -82,14 +83,14 @@ def work(name: str, cache: str | None = None) -> Any:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def purejaxrl(bench: side_by_side.Bench) -> dict[str, float]:
-    """Milliseconds of an update with so many passes."""
-    given = dict(side_by_side.SAME_WORK["cartpole"])
+def purejaxrl(bench: side_by_side.Bench, example: str) -> dict[str, float]:
+    """Milliseconds of an update, by number of passes."""
+    given = dict(side_by_side.SAME_WORK[example])
     found: dict[str, list[float]] = {"4": [], "1": []}
     for _ in range(3):
         for passes, seconds in found.items():
             settings = {**given, "num_updates_per_batch": int(passes)}
-            run = bench.run("purejaxrl", "cartpole", settings, 0, "", watch=False)
+            run = bench.run("purejaxrl", example, settings, 0, "", watch=False)
             seconds.append(1000 * STEPS / run.last["training/sps"])
     return {passes: statistics.median(x) for passes, x in found.items()}
 
@@ -209,8 +210,7 @@ def timed(runs: Mapping[K, Callable[[], Any]], count: int) -> dict[K, float]:
 
 WORKERS: dict[str, Callable[[], Any]] = {
     "startup": startup,
-    "cartpole": lambda: update("cartpole"),
-    "breakout": lambda: update("breakout"),
+    **{example: functools.partial(update, example) for example in UPDATES},
     "gradients": gradients,
 }
 

@@ -216,6 +216,23 @@ def test_it_ends_at_the_threshold(tmp_path: Path) -> None:
     assert len(trials(tmp_path / "it")) <= 3 * tune.MEMBERS
 
 
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("asked, steps, used", [(8, 64, 8), (500, 64, 32), (500, 6_400, 200)])
+def test_evaluations_have_as_many_episodes_as_config_if_those_are_cheap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: int, steps: int, used: int
+) -> None:
+    train, found = FakeTrainer.train, set()
+
+    def noting(self: Any, settings: PPOConfig, *args: Any, **options: Any) -> Curves:
+        found.add(settings.num_eval_envs)
+        return train(self, settings, *args, **options)
+
+    monkeypatch.setattr(FakeTrainer, "train", noting)
+    # Eight evaluations of 200 episodes with 4 steps each take 6,400 steps.
+    search(tmp_path, task=toy_task(num_timesteps=steps, episode_length=4, num_eval_envs=asked))
+    assert found == {used}
+
+
 def let_a_seed_fail(monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
     """The first member fails, whatever its settings, where the first seed is this one."""
     train = FakeTrainer.train
