@@ -217,7 +217,7 @@ def test_it_ends_at_the_threshold(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("fake")
-@pytest.mark.parametrize("asked, steps, used", [(8, 64, 8), (500, 64, 32), (500, 6_400, 200)])
+@pytest.mark.parametrize(("asked", "steps", "used"), [(8, 64, 8), (500, 64, 32), (500, 6_400, 200)])
 def test_evaluations_have_as_many_episodes_as_config_if_those_are_cheap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: int, steps: int, used: int
 ) -> None:
