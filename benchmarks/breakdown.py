@@ -61,7 +61,7 @@ def main() -> None:
     print("| an update | ms | rollouts, ms | a gradient step, us |\n| --- | ---: | ---: | ---: |")
     for example in UPDATES:
         loops = work(example)
-        if arguments.purejaxrl and example != "breakout":
+        if arguments.purejaxrl and example != "breakout":  # which is another game there
             bench = side_by_side.Bench(arguments.folder, arguments.purejaxrl.resolve())
             loops["purejaxrl"] = purejaxrl(bench, example)
         for name, x in loops.items():

@@ -42,7 +42,7 @@ from .task import Task
 
 MEMBERS = 16  # settings, or seeds of fewer settings, that train at once
 EVALUATIONS = 8  # of a run with all steps
-EPISODES = 32  # of an evaluation, at most, where more would take more steps than training
+EPISODES = 32  # of an evaluation, at most, if more would take more steps than training
 RUNGS = 6  # of the successive halving: on 1, 4, 16, 32, 48 and 64 seeds
 SHOWN = 3  # settings in the table, besides those of config.py
 LEADERS = 3  # structures that are searched on after each got a round
@@ -409,12 +409,12 @@ class _Search:
 
     def _config(self, structure: Structure) -> PPOConfig:
         own = self.task.settings
-        cheap = self.steps // (EVALUATIONS * own.episode_length)
+        as_long = self.steps // (EVALUATIONS * own.episode_length)  # together as training
         return dataclasses.replace(
             own,
             **structure.settings(),
             num_timesteps=self.steps,
-            num_eval_envs=min(max(EPISODES, cheap), own.num_eval_envs),
+            num_eval_envs=min(max(EPISODES, as_long), own.num_eval_envs),
         )
 
     def results(self) -> list[Result]:
