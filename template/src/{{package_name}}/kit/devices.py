@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, PartitionSpec
 
 from .errors import UsageError
+from .process import keep_stdout_for_python
 from .pytrees import raw
 
 AXIS = "devices"
@@ -167,6 +168,7 @@ def join(
             f"The processes can't join ({str(error).splitlines()[0]}): start them with srun or "
             "mpirun, or name --coordinator HOST:PORT, --num-processes and --process-id."
         ) from None
+    keep_stdout_for_python()
 
 
 def is_first() -> bool:

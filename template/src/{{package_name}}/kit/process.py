@@ -29,6 +29,16 @@ def leave(code: int, text: str = "") -> NoReturn:
     os._exit(code)
 
 
+def keep_stdout_for_python() -> None:
+    """Drops what libraries print from C++, such as to whom Gloo has connected."""
+    stdout = sys.stdout.fileno()
+    sys.stdout.flush()
+    own = os.dup(stdout)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), stdout)
+    sys.stdout = os.fdopen(own, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+
+
 @contextlib.contextmanager
 def leaving_on_signals() -> Iterator[None]:
     """Lets a signal end the process at once, with a sentence and the usual code.
