@@ -92,7 +92,7 @@ def purejaxrl(bench: side_by_side.Bench, example: str) -> dict[str, float]:
     for _ in range(3):
         for passes, seconds in found.items():
             settings = {**given, "num_updates_per_batch": int(passes)}
-            run = bench.run("purejaxrl", example, settings, 0, "", watch=False)
+            run = bench.run("purejaxrl", example, settings, 0, None, watch=False)
             seconds.append(1000 * STEPS / run.last["training/sps"])
     return {passes: statistics.median(x) for passes, x in found.items()}
 

@@ -46,7 +46,14 @@ def variables(src: Path, cache: str) -> dict[str, str]:
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(src), str(project.ROOT / "tests" / "check")]),
-        "JAX_COMPILATION_CACHE_DIR": cache,
+        **cached(cache),
+    }
+
+
+def cached(folder: str) -> dict[str, str]:
+    """Environment variables that keep all compiled programs in a folder."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": folder,
         # The emitted project sets these two by itself.
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",

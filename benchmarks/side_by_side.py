@@ -2,6 +2,7 @@
 
     python benchmarks/side_by_side.py --purejaxrl PATH [--tasks ...] [--loops ...] [--seeds 5]
     python benchmarks/side_by_side.py --purejaxrl PATH --search [--tasks ...] [--loops ...]
+    python benchmarks/side_by_side.py --compiling [--tasks ...] [--loops ...]
 
 PATH is a checkout of github.com/luchris429/purejaxrl, which is on no package index; without it
 purejaxrl is not run. The others get virtual environments of their own in --folder, made with uv
@@ -17,6 +18,10 @@ no two run at once. Torch has one thread, because two were slower; JAX has all c
 With --search each loop tries the settings of `TRIES` on one seed, and the best two again on the
 other --seeds. `BEST` records which of them was the quickest. All loops have the same tries, among
 them published ones; ours also has the example's own config.py.
+
+With --compiling the CPU seconds of compiling are printed: those of a process that compiles
+everything, less those of the same process with everything in JAX's compilation cache. Both train to
+the threshold with the same seed, so what is left over is compiling.
 """
 
 import argparse
@@ -266,14 +271,19 @@ class Bench:
     purejaxrl: Path | None
 
     def run(
-        self, loop: str, task: str, settings: Settings, seed: int, cache: str, *, watch: bool
+        self, loop: str, task: str, settings: Settings, seed: int, cache: str | None, *, watch: bool
     ) -> Run:
-        """Trains to the threshold (`watch`), or to the end without evaluations."""
+        """Trains to the threshold (`watch`), or to the end without evaluations.
+
+        `cache` is the folder of JAX's compilation cache; None for no cache, which ours always has.
+        """
         measured = TASKS[task]
         steps = measured.num_timesteps if watch else measured.speed_steps
         source = EXAMPLES / measured.example / "src"
         env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
         env |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(source)}
+        if cache is not None:
+            env |= classic.cached(cache)
         (package,) = (path.name for path in source.iterdir())
         threshold = measured.threshold if watch else math.inf
         with tempfile.TemporaryDirectory() as folder:
@@ -288,7 +298,6 @@ class Bench:
                 }
                 command = [sys.executable, "-m", package, "train", "--run-dir", str(run)]
                 command += classic.flags(given)
-                env["JAX_COMPILATION_CACHE_DIR"] = cache
                 return watched(command, env, None, run, threshold, measured.limit)
             peer = PEERS[loop]
             given = for_rollouts(settings) if peer.script == "run_brax.py" else dict(settings)
@@ -383,6 +392,7 @@ def main() -> None:
     parser.add_argument("--loops", nargs="+", default=["ours", *PEERS], choices=["ours", *PEERS])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--search", action="store_true", help="try settings")
+    parser.add_argument("--compiling", action="store_true", help="measure compiling alone")
     arguments = parser.parse_args()
     purejaxrl = arguments.purejaxrl and arguments.purejaxrl.resolve()
     bench = Bench(arguments.folder, purejaxrl)
@@ -392,7 +402,10 @@ def main() -> None:
         if purejaxrl is None and "purejaxrl" in loops:
             loops.remove("purejaxrl")
             print("purejaxrl is not run: give --purejaxrl PATH.")
-        if arguments.search:
+        if arguments.compiling:
+            loops = [x for x in loops if x == "ours" or PEERS[x].venv != "torch"]
+            compiling(bench, task, loops, arguments.seeds)
+        elif arguments.search:
             search(bench, task, loops, arguments.seeds)
         else:
             compare(bench, task, loops, arguments.seeds)
@@ -410,7 +423,8 @@ def search(bench: Bench, task: str, loops: list[str], seeds: int) -> None:
             for name in names:
                 with tempfile.TemporaryDirectory() as cache:
                     settings = settings_of(task, name)
-                    run = bench.run(cold(loop), task, settings, seed, cache, watch=True)
+                    kept = cache if loop == "ours" else None
+                    run = bench.run(cold(loop), task, settings, seed, kept, watch=True)
                 found.setdefault(name, []).append(run.seconds)
         for name, seconds in found.items():
             print(f"| {loop} | {name} | {' '.join(f'{x:.1f}' for x in seconds)} |", flush=True)
@@ -420,6 +434,36 @@ def cold(loop: str) -> str:
     return OURS[0] if loop == "ours" else loop
 
 
+def best(task: str, name: str) -> Settings:
+    return settings_of(task, BEST[task]["ours" if name in OURS else name])
+
+
+def compiling(bench: Bench, task: str, loops: list[str], seeds: int) -> None:
+    """Prints the CPU seconds of compiling."""
+    found: dict[str, list[tuple[float, float]]] = {loop: [] for loop in loops}
+    for seed in range(seeds):
+        for loop, pairs in found.items():
+            name = cold(loop)
+            with tempfile.TemporaryDirectory() as cache:
+                first, second = (
+                    bench.run(name, task, best(task, name), seed, cache, watch=True).cpu_seconds
+                    for _ in range(2)
+                )
+            pairs.append((first, second))
+    ours = statistics.median(first - second for first, second in found[loops[0]])
+    print(f"| {task}, CPU s | nothing cached | all cached | compiling (range) | ours / it |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    for loop, pairs in found.items():
+        spent = [first - second for first, second in pairs]
+        cells = [
+            loop,
+            *(f"{statistics.median(x):.1f}" for x in zip(*pairs, strict=True)),
+            f"{statistics.median(spent):.1f} ({min(spent):.1f} to {max(spent):.1f})",
+            f"{ours / statistics.median(spent):.2f}" if loop != loops[0] else "",
+        ]
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
 def compare(bench: Bench, task: str, loops: list[str], seeds: int) -> None:
     names = [y for x in loops for y in (OURS if x == "ours" else [x])]
     runs: dict[str, list[Run]] = {name: [] for name in names}
@@ -427,11 +471,12 @@ def compare(bench: Bench, task: str, loops: list[str], seeds: int) -> None:
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryDirectory() as other:
             for name in names:
-                best = settings_of(task, BEST[task]["ours" if name in OURS else name])
-                runs[name].append(bench.run(name, task, best, seed, cache, watch=True))
+                kept = cache if name in OURS else None
+                runs[name].append(bench.run(name, task, best(task, name), seed, kept, watch=True))
                 speed_runs = PEERS[name].speed_runs if name in PEERS else SPEED_RUNS
                 if seed < speed_runs and name != OURS[1]:
-                    run = bench.run(name, task, SAME_WORK[task], seed, other, watch=False)
+                    kept = other if name in OURS else None
+                    run = bench.run(name, task, SAME_WORK[task], seed, kept, watch=False)
                     speeds[name].append(run)
         print(
             f"{task}, seed {seed}: {[round(x[-1].seconds, 1) for x in runs.values()]}",
