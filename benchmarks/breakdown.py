@@ -1,18 +1,19 @@
-"""Where the seconds of `train` go on CartPole, until its first update and within an update.
+"""Where the seconds of `train` go, until its first update and within an update.
 
     python benchmarks/breakdown.py [--purejaxrl PATH --folder DIR]
 
-Until the first update: CPU seconds of a process that imports, traces and compiles one program after
-the other, with nothing compiled before (cold) and with the compilation cache that it left (warm).
+Until the first update, on CartPole and MJX: CPU seconds of a process that imports, traces and
+compiles one program after the other, with nothing compiled before (cold) and with the compilation
+cache that it left (warm). Beside it, the step of the environment alone.
 
-Within an update, with the batches of `side_by_side.SAME_WORK`: an update with four passes over its
-rollouts beside one with a single pass. The difference is what gradient steps take, the rest is
-rollouts. Beside it, the same with Brax's wrapper in place of ours, turn by turn in one process; the
-same of purejaxrl, in the environment that side_by_side.py made in --folder; and what no PPO can do
-without: gradients of a mean square through the same two networks, clipped, and Adam. All but the
-last are also measured on Pendulum, and the first two on Breakout. Pendulum has one more: the
-entropy of a normal distribution behind tanh has no closed form, and is estimated from a sample in
-each gradient step, as in Brax; that before tanh, which purejaxrl has, is not.
+Within an update of CartPole, with the batches of `side_by_side.SAME_WORK`: an update with four
+passes over its rollouts beside one with a single pass. The difference is what gradient steps take,
+the rest is rollouts. Beside it, the same with Brax's wrapper in place of ours, turn by turn in one
+process; the same of purejaxrl, in the environment that side_by_side.py made in --folder; and what
+no PPO can do without: gradients of a mean square through the same two networks, clipped, and Adam.
+All but the last are also measured on Pendulum, and the first two on Breakout and MJX. Pendulum has
+one more: the entropy of a normal distribution behind tanh has no closed form, and is estimated from
+a sample in each gradient step, as in Brax; that before tanh, which purejaxrl has, is not.
 """
 
 import argparse
@@ -32,10 +33,12 @@ from typing import Any, TypeVar
 
 import side_by_side
 
-UPDATES = {"cartpole": 200, "pendulum": 200, "breakout": 40}  # that are timed at once
+# Names are those of side_by_side.TASKS.
+STARTUP = ("cartpole", "mjx-cartpole")
+UPDATES = {"cartpole": 200, "pendulum": 200, "breakout": 40, "mjx-cartpole": 20}  # timed at once
+AT_PUREJAXRL = ("cartpole", "pendulum")  # its Breakout is another game
 REPEATS = 7
 STEPS = 16 * 64  # of an update
-GRADIENT_STEPS = 8  # of a pass
 
 K = TypeVar("K")
 
@@ -51,31 +54,42 @@ def main() -> None:
     if arguments.worker:
         print(json.dumps(WORKERS[arguments.worker]()))
         return
-    with tempfile.TemporaryDirectory() as cache:
-        cold, warm = (work("startup", cache) for _ in range(2))
-    print("| CPU seconds until the first update | cold | warm |\n| --- | ---: | ---: |")
-    for name, seconds in cold.items():
-        print(f"| {name} | {seconds:.1f} | {warm[name]:.1f} |")
-    print(f"| together | {sum(cold.values()):.1f} | {sum(warm.values()):.1f} |\n", flush=True)
+    columns: dict[str, dict[str, float]] = {}
+    for task in STARTUP:
+        with tempfile.TemporaryDirectory() as cache:
+            for state in ("cold", "warm"):
+                found = work(f"startup {task}", cache)
+                step = found.pop(STEP)
+                columns[f"{task}, {state}"] = {
+                    **found,
+                    "together": sum(found.values()),
+                    STEP: step,
+                }
+    print(f"| CPU seconds until the first update | {' | '.join(columns)} |")
+    print("| --- |" + " ---: |" * len(columns))
+    for row in next(iter(columns.values())):
+        print(f"| {row} | {' | '.join(f'{x[row]:.1f}' for x in columns.values())} |", flush=True)
+    print()
 
     print("| an update | ms | rollouts, ms | a gradient step, us |\n| --- | ---: | ---: | ---: |")
-    for example in UPDATES:
-        loops = work(example)
-        if arguments.purejaxrl and example != "breakout":  # which is another game there
+    for task in UPDATES:
+        loops = work(task)
+        if arguments.purejaxrl and task in AT_PUREJAXRL:
             bench = side_by_side.Bench(arguments.folder, arguments.purejaxrl.resolve())
-            loops["purejaxrl"] = purejaxrl(bench, example)
+            loops["purejaxrl"] = purejaxrl(bench, task)
         for name, x in loops.items():
-            step = (x["4"] - x["1"]) / 3 / GRADIENT_STEPS
-            rest = x["1"] - GRADIENT_STEPS * step
-            print(f"| {example}, {name} | {x['4']:.2f} | {rest:.2f} | {1000 * step:.0f} |")
+            gradients = (x["4"] - x["1"]) / 3  # of one pass
+            step = gradients / side_by_side.SAME_WORK[task]["num_minibatches"]
+            rest = x["1"] - gradients
+            print(f"| {task}, {name} | {x['4']:.2f} | {rest:.2f} | {1000 * step:.0f} |")
     print(f"| cartpole, gradients and Adam alone | | | {1000 * work('gradients'):.0f} |")
 
 
 def work(name: str, cache: str | None = None) -> Any:
     """What a worker found, in a process of its own."""
     env = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    examples = (side_by_side.EXAMPLES / name / "src" for name in UPDATES)
-    env["PYTHONPATH"] = os.pathsep.join(map(str, examples))
+    examples = (side_by_side.TASKS[task].example for task in UPDATES)
+    env["PYTHONPATH"] = os.pathsep.join(str(side_by_side.EXAMPLES / x / "src") for x in examples)
     if cache:
         env["JAX_COMPILATION_CACHE_DIR"] = cache
     command = [sys.executable, __file__, "--worker", name]
@@ -85,14 +99,18 @@ def work(name: str, cache: str | None = None) -> Any:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def purejaxrl(bench: side_by_side.Bench, example: str) -> dict[str, float]:
+def package_of(task: str) -> str:
+    return side_by_side.TASKS[task].example.replace("-", "_")
+
+
+def purejaxrl(bench: side_by_side.Bench, task: str) -> dict[str, float]:
     """Milliseconds of an update, by number of passes."""
-    given = dict(side_by_side.SAME_WORK[example])
+    given = dict(side_by_side.SAME_WORK[task])
     found: dict[str, list[float]] = {"4": [], "1": []}
     for _ in range(3):
         for passes, seconds in found.items():
             settings = {**given, "num_updates_per_batch": int(passes)}
-            run = bench.run("purejaxrl", example, settings, 0, None, watch=False)
+            run = bench.run("purejaxrl", task, settings, 0, None, watch=False)
             seconds.append(1000 * STEPS / run.last["training/sps"])
     return {passes: statistics.median(x) for passes, x in found.items()}
 
@@ -100,25 +118,30 @@ def purejaxrl(bench: side_by_side.Bench, example: str) -> dict[str, float]:
 # ---- workers ------------------------------------------------------------------------------------
 
 
-def startup() -> dict[str, float]:
+STEP = "tracing and compiling the step alone, of 16 environments"
+
+
+def startup(task_name: str) -> dict[str, float]:
+    package = package_of(task_name)
     found = {"Python and this script": time.process_time()}
 
     def mark(name: str) -> None:
         found[name] = time.process_time() - sum(found.values())
 
     import jax
+    import numpy as np
 
     mark("importing JAX")
     import brax.envs  # noqa: F401
 
     mark("importing Brax, with MuJoCo's MJX")
-    import cartpole.config
-    from cartpole.kit import cli, programs, train  # noqa: F401
-
+    task = importlib.import_module(f"{package}.config").task
+    importlib.import_module(f"{package}.kit.cli")  # which imports all others
+    programs = importlib.import_module(f"{package}.kit.programs")
+    train = importlib.import_module(f"{package}.kit.train")
     mark("importing the rest")
     train.use_compilation_cache()
-    settings = side_by_side.for_rollouts(side_by_side.SAME_WORK["cartpole"])
-    task = cartpole.config.task
+    settings = side_by_side.for_rollouts(side_by_side.SAME_WORK[task_name])
     task = dataclasses.replace(task, settings=dataclasses.replace(task.settings, **settings))
     made = programs.Programs(task)
     mark("tracing shapes")
@@ -134,32 +157,36 @@ def startup() -> dict[str, float]:
     state = jax.block_until_ready(compiled["init"](0))
     jax.block_until_ready(compiled["evaluate"](state))
     mark("`init` and the first evaluation")
+    env = task.environment()
+    states = jax.eval_shape(jax.vmap(env.reset), jax.ShapeDtypeStruct((16, 2), np.uint32))
+    space = env.action_space
+    actions = jax.ShapeDtypeStruct((16, *space.shape), space.dtype)
+    jax.jit(jax.vmap(env.step)).lower(states, actions).compile()
+    mark(STEP)
     return found
 
 
-def update(example: str) -> dict[str, dict[str, float]]:
+def update(task_name: str) -> dict[str, dict[str, float]]:
     """Milliseconds of an update, by wrapper and number of passes."""
-    config = importlib.import_module(f"{example}.config")
+    task = importlib.import_module(f"{package_of(task_name)}.config").task
     import jax
     from brax.envs.wrappers.training import wrap
 
-    given, updates = side_by_side.for_rollouts(side_by_side.SAME_WORK[example]), UPDATES[example]
+    given = side_by_side.for_rollouts(side_by_side.SAME_WORK[task_name])
+    updates = UPDATES[task_name]
     variants: dict[str, dict[str, Any]] = {
         "ours": {},
         "ours with Brax's wrapper": {"wrap_env_fn": wrap},
     }
-    if example == "pendulum":
+    if task_name == "pendulum":
         variants["ours, entropy before tanh"] = {"network_factory": entropy_before_tanh()}
     runs: dict[tuple[str, str], Callable[[], Any]] = {}
     for name, changed in variants.items():
         for passes in (4, 1):
-            settings = {**given, "num_updates_per_batch": passes}
-            task = dataclasses.replace(
-                config.task,
-                settings=dataclasses.replace(config.task.settings, **settings),
-                **changed,
+            settings = dataclasses.replace(
+                task.settings, **{**given, "num_updates_per_batch": passes}
             )
-            made = task.make_ppo()
+            made = dataclasses.replace(task, settings=settings, **changed).make_ppo()
             state, epoch = jax.jit(made.init)(0), jax.jit(made.epoch)
             runs[name, str(passes)] = lambda state=state, epoch=epoch: epoch(state, updates)
     found: dict[str, dict[str, float]] = {}
@@ -200,7 +227,8 @@ def gradients() -> float:
     key = jax.random.PRNGKey(0)
     both = (networks.policy_network, networks.value_network)
     params = [x.init(key) for x in both]
-    obs = jax.random.normal(key, (GRADIENT_STEPS, STEPS // GRADIENT_STEPS, 4))
+    minibatches = side_by_side.SAME_WORK["cartpole"]["num_minibatches"]
+    obs = jax.random.normal(key, (minibatches, STEPS // minibatches, 4))
     optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(1e-3))
     updates = UPDATES["cartpole"]
 
@@ -218,7 +246,7 @@ def gradients() -> float:
         return jax.lax.fori_loop(0, updates, lambda _, x: jax.lax.scan(step, x, obs)[0], carry)
 
     carry = (params, optimizer.init(params))
-    return timed({"alone": lambda: run(carry)}, updates * GRADIENT_STEPS)["alone"]
+    return timed({"alone": lambda: run(carry)}, updates * minibatches)["alone"]
 
 
 def timed(runs: Mapping[K, Callable[[], Any]], count: int) -> dict[K, float]:
@@ -235,8 +263,8 @@ def timed(runs: Mapping[K, Callable[[], Any]], count: int) -> dict[K, float]:
 
 
 WORKERS: dict[str, Callable[[], Any]] = {
-    "startup": startup,
-    **{example: functools.partial(update, example) for example in UPDATES},
+    **{f"startup {task}": functools.partial(startup, task) for task in STARTUP},
+    **{task: functools.partial(update, task) for task in UPDATES},
     "gradients": gradients,
 }
 
