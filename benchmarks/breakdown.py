@@ -2,9 +2,9 @@
 
     python benchmarks/breakdown.py [--purejaxrl PATH --folder DIR]
 
-Until the first update, on CartPole and MJX: CPU seconds of a process that imports, traces and
-compiles one program after the other, with nothing compiled before (cold) and with the compilation
-cache that it left (warm). Beside it, the step of the environment alone.
+Until the first update, on CartPole, Breakout and MJX: CPU seconds of a process that imports, traces
+and compiles one program after the other, with nothing compiled before (cold) and with the
+compilation cache that it left (warm). Beside it, the step of the environment alone.
 
 Within an update of CartPole, with the batches of `side_by_side.SAME_WORK`: an update with four
 passes over its rollouts beside one with a single pass. The difference is what gradient steps take,
@@ -34,7 +34,7 @@ from typing import Any, TypeVar
 import side_by_side
 
 # Names are those of side_by_side.TASKS.
-STARTUP = ("cartpole", "mjx-cartpole")
+STARTUP = ("cartpole", "breakout", "mjx-cartpole")
 UPDATES = {"cartpole": 200, "pendulum": 200, "breakout": 40, "mjx-cartpole": 20}  # timed at once
 AT_PUREJAXRL = ("cartpole", "pendulum")  # its Breakout is another game
 REPEATS = 7
