@@ -81,7 +81,8 @@ def main() -> None:
             gradients = (x["4"] - x["1"]) / 3  # of one pass
             step = gradients / side_by_side.SAME_WORK[task]["num_minibatches"]
             rest = x["1"] - gradients
-            print(f"| {task}, {name} | {x['4']:.2f} | {rest:.2f} | {1000 * step:.0f} |")
+            parts = f"{rest:.2f} | {1000 * step:.0f}" if step > 0 else "all | too little to see"
+            print(f"| {task}, {name} | {x['4']:.2f} | {parts} |", flush=True)
     print(f"| cartpole, gradients and Adam alone | | | {1000 * work('gradients'):.0f} |")
 
 
