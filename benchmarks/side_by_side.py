@@ -275,7 +275,7 @@ class Bench:
     ) -> Run:
         """Trains to the threshold (`watch`), or to the end without evaluations.
 
-        `cache` is the folder of JAX's compilation cache; None for no cache, which ours always has.
+        `cache` is the folder of JAX's compilation cache; None for no cache, but not for ours.
         """
         measured = TASKS[task]
         steps = measured.num_timesteps if watch else measured.speed_steps
