@@ -236,18 +236,24 @@ def test_each_seed_randomises_its_own_systems_as_it_would_alone() -> None:
     np.testing.assert_array_equal(winds[1], alone.env_state.pipeline_state["wind"])
 
 
-def test_members_may_differ_in_their_numeric_settings() -> None:
+@pytest.mark.parametrize(
+    ("name", "value"), [("learning_rate", 1e-2), ("normalize_advantage_decay", 0.0)]
+)
+def test_members_may_differ_in_their_numeric_settings(name: str, value: float) -> None:
     ppo = toy_task().make_ppo()
-    learning_rates = np.array([1e-3, 1e-2], np.float32)
+    values = np.array([getattr(TINY, name), value], np.float32)
     given = HyperParameters.of(TINY)
-    many = jax.tree.map(lambda x: np.repeat(x, 2), given).replace(learning_rate=learning_rates)
+    many = jax.tree.map(lambda x: np.repeat(x, 2), given).replace(**{name: values})
     states = jax.jit(jax.vmap(ppo.init))(np.zeros(2, np.uint32), many)
-    states, _ = jax.jit(jax.vmap(ppo.epoch, (0, None)))(states, np.int32(2))
-    ppo = toy_task(learning_rate=1e-2).make_ppo()
-    alone, _ = jax.jit(ppo.epoch)(jax.jit(ppo.init)(np.uint32(0)), np.int32(2))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a[1], b, atol=1e-4), states.params, alone.params
-    )
+    states, _ = jax.jit(jax.vmap(ppo.epoch, (0, None)))(states, np.int32(3))
+    ppo = toy_task(**{name: value}).make_ppo()
+    alone, _ = jax.jit(ppo.epoch)(jax.jit(ppo.init)(np.uint32(0)), np.int32(3))
+
+    def distance(member: int) -> float:
+        both = jax.tree.leaves(jax.tree.map(lambda a, b: a[member] - b, states.params, alone.params))
+        return float(max(np.abs(x).max() for x in both))
+
+    assert distance(1) < 1e-5 < 1e-4 < distance(0)
 
 
 def test_training_episodes_are_counted_with_their_metrics() -> None:

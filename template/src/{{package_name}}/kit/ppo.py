@@ -219,6 +219,7 @@ class HyperParameters(flax.struct.PyTreeNode):
     discounting: jax.Array
     gae_lambda: jax.Array
     clipping_epsilon: jax.Array
+    normalize_advantage_decay: jax.Array
     reward_scaling: jax.Array
 
     @classmethod
@@ -538,7 +539,7 @@ def make_ppo(
         factors = {
             field.name: getattr(state.hyperparameters, field.name)
             for field in fields(HyperParameters)
-            if field.name != "learning_rate"
+            if field.name not in ("learning_rate", "normalize_advantage_decay")
         }
 
         def minibatch_step(carry: Any, rollouts: jax.Array) -> Any:
@@ -576,7 +577,7 @@ def make_ppo(
             params=params,
             optimizer_state=optimizer_state,
             learning_rate=learning_rate,
-            value_error=config.normalize_advantage_decay
+            value_error=state.hyperparameters.normalize_advantage_decay
             * jnp.maximum(state.value_error, jnp.sqrt(metrics["v_loss"])),
         )
         return state, metrics

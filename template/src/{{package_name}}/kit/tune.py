@@ -61,15 +61,17 @@ BATCHES: dict[str, dict[str, Any]] = {
     },
     "own": {},
 }
-# Searched on a logarithmic scale; `discounting` and `gae_lambda` as their distances from 1.
+# Searched on a logarithmic scale; those of `FROM_1` as their distances from 1.
 RANGES = {
     "learning_rate": (1e-4, 1e-2),
     "entropy_cost": (1e-4, 1e-1),
     "discounting": (1e-3, 1e-1),
     "gae_lambda": (1e-2, 2e-1),
     "clipping_epsilon": (0.1, 0.4),
+    "normalize_advantage_decay": (1e-2, 1.0),
     "reward_scaling": (1e-2, 1e1),
 }
+FROM_1 = ("discounting", "gae_lambda", "normalize_advantage_decay")
 
 
 class Structure(NamedTuple):
@@ -529,7 +531,7 @@ def _structures(task: Task) -> tuple[int, list[Structure]]:
 def _numbers(params: Mapping[str, Any]) -> dict[str, float]:
     """The settings that members differ in, with the two digits that config.py gets."""
     found = {name: float(f"{params[name]:.2g}") for name in NUMBERS}
-    return found | {name: round(1 - found[name], 6) for name in ("discounting", "gae_lambda")}
+    return found | {name: round(1 - found[name], 6) for name in FROM_1}
 
 
 def _saved(curves: Curves) -> dict[str, Any]:
