@@ -104,7 +104,9 @@ def default_settings(name: str) -> PPOConfig:
 
 def row(name: str, config: PPOConfig, variant: Variant, seeds: int) -> None:
     policy, value, start = variant
-    _, returns = settings.curves(make_task(name, config, variant), seeds)
+    _, returns = settings.curves(
+        make_task(name, config, variant), np.arange(seeds, dtype=np.uint32)
+    )
     solved = int(np.sum(returns[-1] >= settings.TASKS[name.split()[0]][2]))
     at = "best constant" if start is None else f"{start:g}"
     print(f"| {name} | {policy} | {value} | {at} | {solved} of {seeds} |", flush=True)
