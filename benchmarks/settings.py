@@ -1,7 +1,7 @@
 """What a setting of PPO does to the returns of published tasks, over seeds.
 
-    python benchmarks/settings.py [--seeds 5] [--first-seed 0] [--tasks Acrobot ...]
-                                  [--variants default ...]
+    python benchmarks/settings.py [--seeds 5] [--first-seed 0] [--steps N]
+                                  [--tasks Acrobot ...] [--variants default ...]
 
 The default settings, with the task's own time limit and one setting changed at a time. All seeds
 train in one program. Printed are the steps, in thousands, after which the mean return of 128
@@ -90,6 +90,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="instead of the task's")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     arguments = parser.parse_args()
@@ -100,25 +101,26 @@ def main() -> None:
     print("| --- | --- | --- | ---: | --- | ---: |", flush=True)
     for name in arguments.tasks:
         for variant in arguments.variants:
-            print(row(name, variant, seeds), flush=True)
+            print(row(name, variant, seeds, arguments.steps), flush=True)
 
 
-def row(name: str, variant: str, seeds: np.ndarray) -> str:
+def row(name: str, variant: str, seeds: np.ndarray, steps: int | None) -> str:
     space, limit, threshold, thousands = TASKS[name]
+    steps = steps or 1000 * thousands
     task = Task(
         environment=lambda: with_space(getattr(correct, name)(), space),
         settings=dataclasses.replace(
-            PPOConfig(episode_length=limit, num_timesteps=1000 * thousands), **VARIANTS[variant]
+            PPOConfig(episode_length=limit, num_timesteps=steps), **VARIANTS[variant]
         ),
         network_factory=make_network_factory(space),
     )
     start = time.perf_counter()
-    steps, returns = curves(task, seeds)
+    after, returns = curves(task, seeds)
     solved = []
     for curve in returns.T:
         below = np.flatnonzero(~(curve >= threshold))
         first = 0 if not len(below) else below[-1] + 1
-        solved.append(f"{steps[first] / 1000:.0f}" if first < len(steps) else "-")
+        solved.append(f"{after[first] / 1000:.0f}" if first < len(after) else "-")
     last = " ".join(f"{x:.1f}" for x in returns[-1])
     count = f"{sum(x != '-' for x in solved)}/{len(seeds)}"
     seconds = time.perf_counter() - start
@@ -130,13 +132,20 @@ def with_space(env: Any, space: Any) -> Any:
     return env
 
 
-def curves(task: Task, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Steps, [evaluations], and returns, [evaluations, seeds]."""
+def curves(
+    task: Task, seeds: np.ndarray, *, warm_up: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Steps, [evaluations], and returns, [evaluations, seeds].
+
+    With `warm_up` the running statistics are those after the first update, from the start.
+    """
     ppo, config = task.make_ppo(), task.settings
     updates = -(-config.num_updates // EVALUATIONS)
     state = jax.jit(jax.vmap(ppo.init))(seeds)
     epoch = jax.jit(jax.vmap(ppo.epoch, in_axes=(0, None)))
     evaluate = jax.jit(jax.vmap(ppo.evaluate))
+    if warm_up:
+        state = state.replace(normalizer_params=epoch(state, np.int32(1))[0].normalizer_params)
     returns = []
     for _ in range(config.num_updates // updates):
         state, _ = epoch(state, np.int32(updates))
