@@ -77,6 +77,15 @@ def test_the_readme_s_first_command_creates_a_project_and_trains_it(project: Pat
 
 
 @one_clone
+def test_the_project_s_readme_installs_what_tune_needs(
+    project: Path, clone: Path, bare: dict[str, str]
+) -> None:
+    (command,) = re.findall(r"^(uv run .* tune) ", (project / "README.md").read_text(), re.M)
+    output = shell(f"{clone}/.venv/bin/{command} --minutes 0 || test $? = 2", project, bare)
+    assert "Nothing was found" in output
+
+
+@one_clone
 def test_what_the_project_s_ci_would_run_passes(
     project: Path, clone: Path, bare: dict[str, str]
 ) -> None:

@@ -58,6 +58,9 @@ class Breakout(Env):
     Reward: 1 for each brick. A new wall appears when the last one is broken.
     Done: when the ball is lost. MinAtar has no time limit; that of gymnax is 1000 steps.
 
+    MinAtar has no threshold; a mean return of 40, where the published curve of purejaxrl ends after
+    10 million steps, counts as solved.
+
     Args:
       sticky: the probability that the action before is taken again instead.
     """

@@ -38,6 +38,8 @@ class Catch(Env):
     Action: 0, 1 or 2; the paddle moves left, stays or moves right.
     Reward: when the ball lands 1 if it is caught, else -1; before that 0.
     Done: when the ball lands, which is after 9 steps. There is no time limit.
+
+    bsuite has no threshold; only the best possible return, 1, counts as solved.
     """
 
     observation_size = OBSERVATION_SIZE

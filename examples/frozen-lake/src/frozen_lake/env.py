@@ -44,6 +44,9 @@ class FrozenLake(Env):
     Action: 0 to 3 move left, down, right and up; the border can't be crossed.
     Reward: 1 for reaching the goal, else 0.
     Done: at the goal and in a hole. The time limit is 100 steps.
+
+    A mean return of 0.95 counts as solved, the share of the best possible return that Gymnasium
+    asks for on slippery ice.
     """
 
     observation_size = OBSERVATION_SIZE

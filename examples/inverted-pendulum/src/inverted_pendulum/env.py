@@ -52,6 +52,8 @@ class InvertedPendulum(Env):
     Action: (1,) float32 in [-1, 1], the share of LARGEST_FORCE that pushes the cart.
     Reward: 1 for each step after which the pole is upright, so 0 for the last one.
     Done: when the pole is more than 0.2 radians from upright. The time limit is 1000 steps.
+
+    A mean return of 950 counts as solved (Gymnasium's `reward_threshold`).
     """
 
     observation_size = OBSERVATION_SIZE

@@ -5,8 +5,9 @@ From the template: changes of yours are kept, `copier update` merges new version
 The loss, the acting and the running statistics are Brax's (`brax.training.agents.ppo`). Its
 `ppo.train` is one long function that can't be resumed and calls what newer versions of JAX lack;
 here are `init`, `update`, `epoch` and `evaluate`, to be jitted, or vmapped over seeds and over
-`HyperParameters`. Keys are split as in `ppo.train`: with `statistics_before_loss`, or with
-`adaptive_kl`, both give the same parameters from the same seed.
+`HyperParameters`. Keys are split as in `ppo.train`, so that both give the same parameters from the
+same seed with `normalize_advantage_decay=0`, `init_value_from_rollouts=False`, and either
+`adaptive_kl`, or a constant learning rate and `statistics_before_loss`.
 
 PPO: Schulman et al. 2017, arXiv:1707.06347. Advantages: Schulman et al. 2016, arXiv:1506.02438.
 """

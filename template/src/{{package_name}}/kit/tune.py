@@ -7,11 +7,11 @@ for a round; the other numbers differ. For each such structure there is a study 
 proposes the numbers, and whose journal file keeps what was found. Each structure gets a round,
 after that the best three take turns. All settings of a round train for half of the steps on one
 seed each, the best 4 of them start again for all of the steps on 4 other seeds each, the best of
-these on 16, those that `train --num-seeds` uses, and then on 16 more: settings that fail on one
-seed in twenty solve 16 of 16 almost half of the time. Only those go on that are among the best
-quarter of all rounds so far (asynchronous successive halving, Li et al. 2020, arXiv:1810.05934).
-The more seeds, the more a score says to Optuna: the best of many settings on few seeds is partly
-luck.
+these on 16, those that `train --num-seeds` uses, and then on 16 more, three times: settings that
+fail on one seed in twenty solve 16 of 16 almost half of the time. Only those go on that are among
+the best quarter of all rounds so far (asynchronous successive halving, Li et al. 2020,
+arXiv:1810.05934). The more seeds, the more a score says to Optuna: the best of many settings on few
+seeds is partly luck.
 """
 
 import contextlib
@@ -210,6 +210,8 @@ class _Search:
         self.trainer = Trainer(task, members, console, self._check)
         made = self.optuna.distributions.FloatDistribution
         self.space = {name: made(*RANGES[name], log=True) for name in NUMBERS}
+        if not task.settings.normalize_advantage:
+            del self.space["normalize_advantage_decay"]  # it would have no effect
         self.studies = self._open(folder)
         self.first = self.studies[self.structures[0]]  # holds what is the same for all of them
 
@@ -301,7 +303,6 @@ class _Search:
         structure = next(
             x for x in self.structures if dataclasses.replace(own, **x.settings()) == own
         )
-        numbers = {name: getattr(own, name) for name in NUMBERS}
         saved = self.first.user_attrs.get("own")
         curves = _loaded(saved) if saved else None
         for i, seed in enumerate(self._confirming()):
@@ -309,7 +310,7 @@ class _Search:
                 continue
             if curves is not None and not Result({}, curves, 1).solves(self.threshold):
                 break
-            (more,) = self._train(structure, [numbers], seed, self.steps)
+            (more,) = self._train(structure, [{}], seed, self.steps)
             curves = curves.beside(more) if curves else more
             self.first.set_user_attr("own", _saved(curves))
             self._say(f"config.py has {self._summary([curves])}")
@@ -389,13 +390,17 @@ class _Search:
     def _train(
         self, structure: Structure, numbers: list[dict[str, float]], seed: int, steps: int
     ) -> list[Curves]:
-        """Trains each of the settings, on as many seeds as there are members for it."""
+        """Trains each of the settings, on as many seeds as there are members for it.
+
+        A number that is not given is that of config.py.
+        """
         count, config = self.trainer.count, self._config(structure)
+        own = {name: getattr(self.task.settings, name) for name in NUMBERS}
         try:
             self.trainer.compiled(config)
             found = self.trainer.train(
                 config,
-                (numbers * count)[:count],
+                ([own | given for given in numbers] * count)[:count],
                 seed=seed,
                 steps=steps,
                 evaluations=max(1, round(EVALUATIONS * steps / self.steps)),
@@ -530,8 +535,8 @@ def _structures(task: Task) -> tuple[int, list[Structure]]:
 
 def _numbers(params: Mapping[str, Any]) -> dict[str, float]:
     """The settings that members differ in, with the two digits that config.py gets."""
-    found = {name: float(f"{params[name]:.2g}") for name in NUMBERS}
-    return found | {name: round(1 - found[name], 6) for name in FROM_1}
+    found = {name: float(f"{value:.2g}") for name, value in params.items()}
+    return found | {name: round(1 - found[name], 6) for name in FROM_1 if name in found}
 
 
 def _saved(curves: Curves) -> dict[str, Any]:
