@@ -7,11 +7,12 @@ for a round; the other numbers differ. For each such structure there is a study 
 proposes the numbers, and whose journal file keeps what was found. Each structure gets a round,
 after that the best three take turns. All settings of a round train for half of the steps on one
 seed each, the best 4 of them start again for all of the steps on 4 other seeds each, the best of
-these on 16, those that `train --num-seeds` uses, and then on 16 more, three times: settings that
-fail on one seed in twenty solve 16 of 16 almost half of the time. Only those go on that are among
-the best quarter of all rounds so far (asynchronous successive halving, Li et al. 2020,
-arXiv:1810.05934). The more seeds, the more a score says to Optuna: the best of many settings on few
-seeds is partly luck.
+these on 16, those that `train --num-seeds` uses, and then on 16 more, three times. Only those go on
+that are among the best quarter of all rounds so far (asynchronous successive halving, Li et al.
+2020, arXiv:1810.05934). With a threshold those go on from 16 seeds that reach it on all of them, up
+to 256 seeds: settings that fail on one seed in 64 reach it on 64 of 64 more than a third of the
+time. The more seeds, the more a score says to Optuna: the best of many settings on few seeds is
+partly luck.
 """
 
 import contextlib
@@ -44,6 +45,7 @@ MEMBERS = 16  # settings, or seeds of fewer settings, that train at once
 EVALUATIONS = 8  # of a run with all steps
 EPISODES = 32  # of an evaluation, at most, if more would take more steps than training
 RUNGS = 6  # of the successive halving: on 1, 4, 16, 32, 48 and 64 seeds
+SOLVED_RUNGS = 18  # with a threshold: on 16 more each time, to 256, while it is reached on all
 SHOWN = 3  # settings in the table, besides those of config.py
 LEADERS = 3  # structures that are searched on after each got a round
 MAX_BYTES = 1e9  # of the observations that all members collect for an update
@@ -148,7 +150,7 @@ def tune(
       name: what `config.py` calls it.
       minutes: how long to search, compiling included; 0 prints what was found before.
       threshold: the return at which the task is solved. The search ends when settings reach it on
-        every seed.
+        all of 256 seeds.
       folder: where to keep the search; `tune/<name>` if None.
       console: where progress is shown; stdout if None.
 
@@ -203,6 +205,7 @@ class _Search:
         self.optuna = _import_optuna()
         self.task, self.console = task, console
         self.threshold, self.request = threshold, request
+        self.rungs = RUNGS if threshold is None else SOLVED_RUNGS
         self.seconds = 60 * minutes
         self.deadline = time.monotonic() + self.seconds
         self.steps = task.settings.num_timesteps
@@ -275,7 +278,7 @@ class _Search:
 
     def _is_solved(self) -> bool:
         found = self.results()
-        return any(x.rung == RUNGS - 1 and x.solves(self.threshold) for x in found)
+        return any(x.rung == self.rungs - 1 and x.solves(self.threshold) for x in found)
 
     def _choose_steps(self) -> None:
         """How long settings train: the same in all calls of a search."""
@@ -337,7 +340,7 @@ class _Search:
                         # In this order: another process may read what is reported at once.
                         trial.set_user_attr("curves", _saved(curves))
                         trial.report(score, rung)
-                if rung == RUNGS - 1:
+                if rung == self.rungs - 1:
                     for trial, score in scores.items():
                         self.studies[structure].tell(trial, score)
                         trials.remove(trial)
@@ -358,7 +361,7 @@ class _Search:
     def _confirming(self) -> list[int]:
         """The first seeds of the rungs on which one setting trains alone."""
         own = self.task.settings.seed
-        return [(own + i * self.trainer.count) % 2**32 for i in range(RUNGS - 2)]
+        return [(own + i * self.trainer.count) % 2**32 for i in range(self.rungs - 2)]
 
     def _ask(self) -> tuple[Structure, list[Any]]:
         """What a round trains: each structure once, then the best ones in turn."""
