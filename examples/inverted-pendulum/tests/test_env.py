@@ -37,7 +37,7 @@ def test_it_equals_gymnasium_s() -> None:
             set_state,
             episode_length=100,
             policy=policy,
-            num_steps=500,
+            num_steps=1500,
             atol=1e-4,  # a step of MuJoCo in float32
             rtol=1e-4,
         )
