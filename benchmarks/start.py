@@ -1,6 +1,7 @@
 """What the networks and the statistics that training starts from do to PPO, over seeds.
 
-    python benchmarks/start.py [--seeds 40] [--tasks CartPole ...] [--variants default ...]
+    python benchmarks/start.py [--seeds 40] [--first-seed 0] [--tasks CartPole ...]
+                               [--variants default ...]
 
 The default settings with another activation, other initial weights, or running statistics of the
 observations that know the first rollouts before anything is learned. Tasks and steps are those of
@@ -20,7 +21,7 @@ import numpy as np
 from brax.training import networks
 from brax.training.agents.ppo.networks import PPONetworks
 from flax import linen as nn
-from jax.nn.initializers import Initializer, lecun_uniform, orthogonal
+from jax.nn.initializers import Initializer, lecun_uniform, orthogonal, zeros
 from kit.ppo import PPOConfig
 from kit.task import Task
 
@@ -46,6 +47,8 @@ VARIANTS = {
     # Andrychowicz et al. 2021, arXiv:2006.05990, section 3.2.
     "policy's output / 100": Variant(policy_output=SMALL),
     "value's output / 100": Variant(value_output=SMALL),
+    "value's output 0": Variant(value_output=zeros),
+    "value's output 0, policy's / 100": Variant(policy_output=SMALL, value_output=zeros),
     # CleanRL's ppo.py (Huang et al. 2022, JMLR 23:274).
     "orthogonal": Variant(nn.swish, orthogonal(2**0.5), orthogonal(0.01), orthogonal(1.0)),
     "orthogonal, tanh": Variant(nn.tanh, orthogonal(2**0.5), orthogonal(0.01), orthogonal(1.0)),
@@ -58,25 +61,26 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=40)
+    parser.add_argument("--first-seed", type=int, default=0)
     tasks = ["CartPole", "Acrobot", "Pendulum"]
     parser.add_argument("--tasks", nargs="+", default=tasks, choices=settings.TASKS)
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     arguments = parser.parse_args()
+    seeds = np.arange(arguments.seeds, dtype=np.uint32) + np.uint32(arguments.first_seed)
     print("| task | variant | solved | mean | worst | solved after |")
     print("| --- | --- | ---: | ---: | ---: | ---: |", flush=True)
     for name in arguments.tasks:
         for variant in arguments.variants:
-            print(row(name, variant, arguments.seeds), flush=True)
+            print(row(name, variant, seeds), flush=True)
 
 
-def row(name: str, variant: str, seeds: int) -> str:
+def row(name: str, variant: str, seeds: np.ndarray) -> str:
     task = make_task(name, VARIANTS[variant])
-    given = np.arange(seeds, dtype=np.uint32)
-    steps, returns = settings.curves(task, given, warm_up=VARIANTS[variant].warm_up)
+    steps, returns = settings.curves(task, seeds, warm_up=VARIANTS[variant].warm_up)
     stays = np.logical_and.accumulate(returns[::-1] >= settings.TASKS[name][2])[::-1]
     after = np.where(stays[-1], steps[stays.argmax(axis=0)], np.inf)
     return (
-        f"| {name} | {variant} | {stays[-1].sum()} of {seeds} | {returns[-1].mean():.4g} | "
+        f"| {name} | {variant} | {stays[-1].sum()} of {len(seeds)} | {returns[-1].mean():.4g} | "
         f"{returns[-1].min():.4g} | {np.median(after):,.0f} |"
     )
 

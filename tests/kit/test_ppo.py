@@ -129,6 +129,16 @@ def test_the_value_starts_at_the_best_constant(bootstrap: bool) -> None:
         assert abs(bias - expected) < 0.05
 
 
+@pytest.mark.parametrize(("kind", "encoder"), [("flat", None), ("vector and image", Encoder())])
+def test_the_value_starts_the_same_for_all_observations(kind: str, encoder: Any) -> None:
+    ppo = toy_task(observe=OBSERVATIONS[kind], encoder=encoder).make_ppo()
+    state = jax.jit(ppo.init)(np.uint32(0))
+    value = ppo.networks.value_network.apply(
+        state.normalizer_params, state.params.value, state.env_state.obs
+    )
+    np.testing.assert_array_equal(value, 0.0)
+
+
 def test_seeds_are_evaluated_on_episodes_of_their_own() -> None:
     ppo = toy_task().make_ppo()
     states = jax.jit(jax.vmap(ppo.init))(np.arange(3, dtype=np.uint32))

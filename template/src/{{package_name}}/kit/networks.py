@@ -69,11 +69,13 @@ class NetworkFactory:
             policy_keys,
             preprocess_observations_fn,
         )
+        # The value starts at 0 everywhere: differences between observations would mean nothing yet.
         baseline = self._network(
             (*self.value_hidden_layer_sizes, 1),
             shapes,
             self.value_obs_keys,
             preprocess_observations_fn,
+            nn.initializers.zeros,
         )
         value = networks.FeedForwardNetwork(
             init=baseline.init, apply=lambda *args: jnp.squeeze(baseline.apply(*args), -1)
@@ -86,6 +88,7 @@ class NetworkFactory:
         shapes: Any,
         keys: tuple[str, ...] | None,
         preprocess_observations_fn: types.PreprocessObservationFn,
+        output_init: nn.initializers.Initializer | None = None,
     ) -> networks.FeedForwardNetwork:
         """One head behind an encoder of its own. It sees `keys` of a dict observation."""
         seen = _select(shapes, keys)
@@ -96,7 +99,7 @@ class NetworkFactory:
                 "make_network_factory one, or name the vectors to use instead with "
                 "policy_obs_keys and value_obs_keys."
             )
-        module = Head(self.encoder or Concatenate(), tuple(layer_sizes))
+        module = Head(self.encoder or Concatenate(), tuple(layer_sizes), output_init)
 
         def init(key: jax.Array) -> Any:
             observation = jax.tree.map(
@@ -167,11 +170,16 @@ class Head(nn.Module):
 
     encoder: nn.Module
     layer_sizes: Sequence[int]
+    output_init: nn.initializers.Initializer | None = None
 
     @nn.compact
     def __call__(self, observation: Any, normalized: Any) -> jax.Array:
-        features = self.encoder(observation, normalized)
-        return networks.MLP(layer_sizes=self.layer_sizes, activation=nn.swish)(features)
+        mlp = networks.MLP(
+            layer_sizes=self.layer_sizes,
+            activation=nn.swish,
+            output_kernel_init=self.output_init,
+        )
+        return mlp(self.encoder(observation, normalized))
 
 
 class Concatenate(nn.Module):
