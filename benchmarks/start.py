@@ -36,7 +36,7 @@ class Variant:
     activation: Callable[[jax.Array], jax.Array] = nn.swish
     hidden: Initializer = USUAL
     policy_output: Initializer = USUAL
-    value_output: Initializer = USUAL
+    value_output: Initializer = zeros
     warm_up: bool = False
 
 
@@ -46,9 +46,8 @@ VARIANTS = {
     "relu": Variant(activation=nn.relu),
     # Andrychowicz et al. 2021, arXiv:2006.05990, section 3.2.
     "policy's output / 100": Variant(policy_output=SMALL),
+    "value's output as Brax does": Variant(value_output=USUAL),
     "value's output / 100": Variant(value_output=SMALL),
-    "value's output 0": Variant(value_output=zeros),
-    "value's output 0, policy's / 100": Variant(policy_output=SMALL, value_output=zeros),
     # CleanRL's ppo.py (Huang et al. 2022, JMLR 23:274).
     "orthogonal": Variant(nn.swish, orthogonal(2**0.5), orthogonal(0.01), orthogonal(1.0)),
     "orthogonal, tanh": Variant(nn.tanh, orthogonal(2**0.5), orthogonal(0.01), orthogonal(1.0)),
