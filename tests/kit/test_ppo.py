@@ -93,7 +93,7 @@ def test_the_loss_normalises_as_the_policy_did(brax_order: bool) -> None:
     assert brax_order or abs(metrics["kl_mean"]) < 1e-3
 
 
-@pytest.mark.parametrize(("earlier", "learns"), [(0.0, True), (1e6, True), (np.inf, False)])
+@pytest.mark.parametrize(("earlier", "learns"), [(0.0, True), (1e3, True), (np.inf, False)])
 def test_advantages_that_shrink_are_not_enlarged(earlier: float, learns: bool) -> None:
     """Those of a solved task are noise, which the policy would follow."""
     task = toy_task(entropy_cost=0.0, normalize_advantage_decay=0.5)
@@ -370,7 +370,8 @@ def test_the_policy_does_not_see_what_is_privileged() -> None:
     obs = {"state": jnp.zeros((1, 1)), "privileged_state": jnp.zeros((1, 3))}
     other = {**obs, "privileged_state": jnp.ones((1, 3))}
     state = jax.jit(ppo.init)(np.uint32(0))
-    statistics, params = state.normalizer_params, state.params
+    statistics = state.normalizer_params
+    params = jax.tree.map(lambda x: x + 0.1, state.params)  # some of the value's start at 0
     for network, weights, sees in (
         (ppo.networks.policy_network, params.policy, False),
         (ppo.networks.value_network, params.value, True),
