@@ -89,8 +89,8 @@ def test_check_finds_nothing(example: Path, monkeypatch: pytest.MonkeyPatch) -> 
             episode_length=value.settings.episode_length,
             action_repeat=value.settings.action_repeat,
         )
-        # Random actions, which are all that `check` tries, may reach no goal. Those of acrobot do or
-        # don't with the rounding.
+        # Random actions, which are all that `check` tries, may reach no goal: whether those of
+        # acrobot do is a matter of rounding.
         found = [str(v) for v in report.violations if v.rule != "episode-ends"]
         assert not found, f"{name}: {'; '.join(found)}"
         assert not report.unchecked, f"{name}: {report.unchecked}"
