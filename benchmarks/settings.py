@@ -19,9 +19,11 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "template/src/{{package_name}}"), str(ROOT / "tests/check")]
 from kit.actions import Continuous, Discrete  # before Brax, which it keeps quiet  # noqa: E402
+from kit.members import Curves  # noqa: E402
 from kit.networks import make_network_factory  # noqa: E402
 from kit.ppo import PPOConfig  # noqa: E402
 from kit.task import Task  # noqa: E402
+from kit.tune import Result  # noqa: E402
 
 # isort: split
 import correct  # noqa: E402  environments of tests/check
@@ -115,14 +117,11 @@ def row(name: str, variant: str, seeds: np.ndarray, steps: int | None) -> str:
         network_factory=make_network_factory(space),
     )
     start = time.perf_counter()
-    after, returns = curves(task, seeds)
-    solved = []
-    for curve in returns.T:
-        below = np.flatnonzero(~(curve >= threshold))
-        first = 0 if not len(below) else below[-1] + 1
-        solved.append(f"{after[first] / 1000:.0f}" if first < len(after) else "-")
+    at, returns = curves(task, seeds)
+    after = Result({}, Curves(at, returns), 0).solved_after(threshold)
+    solved = [f"{x / 1000:.0f}" if np.isfinite(x) else "-" for x in after]
     last = " ".join(f"{x:.1f}" for x in returns[-1])
-    count = f"{sum(x != '-' for x in solved)}/{len(seeds)}"
+    count = f"{np.isfinite(after).sum()}/{len(seeds)}"
     seconds = time.perf_counter() - start
     return f"| {name} | {variant} | {' '.join(solved)} | {count} | {last} | {seconds:.0f} |"
 

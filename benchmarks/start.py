@@ -22,8 +22,10 @@ from brax.training import networks
 from brax.training.agents.ppo.networks import PPONetworks
 from flax import linen as nn
 from jax.nn.initializers import Initializer, lecun_uniform, orthogonal, zeros
+from kit.members import Curves
 from kit.ppo import PPOConfig
 from kit.task import Task
+from kit.tune import Result
 
 USUAL = lecun_uniform()
 SMALL = nn.initializers.variance_scaling(1e-4, "fan_in", "uniform")  # a hundredth of the usual
@@ -44,7 +46,7 @@ VARIANTS = {
     "default": Variant(),
     "tanh": Variant(activation=nn.tanh),
     "relu": Variant(activation=nn.relu),
-    # Andrychowicz et al. 2021, arXiv:2006.05990, section 3.2.
+    # Andrychowicz et al. 2021, arXiv:2006.05990.
     "policy's output / 100": Variant(policy_output=SMALL),
     "value's output as Brax does": Variant(value_output=USUAL),
     "value's output / 100": Variant(value_output=SMALL),
@@ -76,11 +78,11 @@ def main() -> None:
 def row(name: str, variant: str, seeds: np.ndarray) -> str:
     task = make_task(name, VARIANTS[variant])
     steps, returns = settings.curves(task, seeds, warm_up=VARIANTS[variant].warm_up)
-    stays = np.logical_and.accumulate(returns[::-1] >= settings.TASKS[name][2])[::-1]
-    after = np.where(stays[-1], steps[stays.argmax(axis=0)], np.inf)
+    after = Result({}, Curves(steps, returns), 0).solved_after(settings.TASKS[name][2])
+    solved = f"{np.isfinite(after).sum()} of {len(seeds)}"
     return (
-        f"| {name} | {variant} | {stays[-1].sum()} of {len(seeds)} | {returns[-1].mean():.4g} | "
-        f"{returns[-1].min():.4g} | {np.median(after):,.0f} |"
+        f"| {name} | {variant} | {solved} | {returns[-1].mean():.4g} | {returns[-1].min():.4g} | "
+        f"{np.median(after):,.0f} |"
     )
 
 
@@ -90,9 +92,10 @@ def make_task(name: str, variant: Variant) -> Task:
     def factory(shape: Any, size: int, preprocess_observations_fn: Any = None) -> PPONetworks:
         distribution = space.distribution()
         shared: dict[str, Any] = {
-            **{"hidden_layer_sizes": (64, 64), "activation": variant.activation},
-            **{"kernel_init": variant.hidden},
-            **{"preprocess_observations_fn": preprocess_observations_fn},
+            "hidden_layer_sizes": (64, 64),
+            "activation": variant.activation,
+            "kernel_init": variant.hidden,
+            "preprocess_observations_fn": preprocess_observations_fn,
         }
         policy = networks.make_policy_network(distribution.param_size, shape, **shared)
         value = networks.make_value_network(shape, **shared)
