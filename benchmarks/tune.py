@@ -5,7 +5,7 @@
 Each search starts from `BAD` and from nothing that another one has found or compiled. What it
 returns trains again on eight seeds that the search has not used, for as many steps as in the
 search. Solved: the mean return of 1,024 episodes at the end is at the threshold or above.
-`minutes` is what the search took; it ends early when settings reach the threshold on each of 64
+`minutes` is what the search took; it ends early when settings reach the threshold on each of 256
 seeds.
 """
 
