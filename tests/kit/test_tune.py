@@ -35,7 +35,7 @@ class FakeTrainer:
     """Stands for training where only the search is tested: returns follow from the settings.
 
     The best are a large learning rate and large batches; each seed differs a little. All steps
-    take a minute on a clock that nothing else moves.
+    take a minute on a clock that nothing else moves. A run that is cut off has learned nothing.
     """
 
     clock = 0.0
@@ -61,10 +61,12 @@ class FakeTrainer:
     ) -> Curves:
         self.check()
         assert len(numbers) == self.count
-        FakeTrainer.clock += 60 * steps / settings.num_timesteps
+        needed = 60 * steps / settings.num_timesteps
+        FakeTrainer.clock += min(needed, seconds)
         end = np.array([np.log10(x["learning_rate"]) for x in numbers]) + settings.num_envs / 10
         end += np.random.default_rng(seed).normal(size=self.count) / 100
         share = np.linspace(1 / evaluations, 1, evaluations)
+        end = end if needed <= seconds else np.full_like(end, -1000)
         return Curves((steps * share).astype(int), share[:, None] * end - 10)
 
 
@@ -178,7 +180,7 @@ def test_it_finds_what_is_best_and_says_so(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("fake")
 def test_each_structure_is_tried_and_then_the_best_three_take_turns(tmp_path: Path) -> None:
     _, text = search(tmp_path / "it", 60)
-    rounds = re.findall(r"^(.*?): 4 settings", text, re.M)
+    rounds = re.findall(r"^(.*?): 4 settings,", text, re.M)
     assert len(set(rounds[:6])) == 6
     assert len(set(rounds[6:9])) == len(set(rounds[6:])) == 3
     # The best are large, and how observations are normalised makes no difference.
@@ -279,6 +281,16 @@ def test_settings_that_solve_the_task_are_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("fake")
+def test_a_run_that_the_end_of_the_time_cuts_off_does_not_count(tmp_path: Path) -> None:
+    found, text = search(tmp_path / "it", 9.5, threshold=-100.0)
+    assert found.curves.returns.shape[1] == 9 * tune.MEMBERS
+    assert found.solves(-100.0)
+    assert f"on {10 * tune.MEMBERS} seeds" not in text
+    again, _ = search(tmp_path / "it", 9.5, threshold=-100.0)
+    assert again.curves.returns.shape[1] == 16 * tune.MEMBERS
+
+
+@pytest.mark.usefixtures("fake")
 def test_settings_of_config_that_fail_on_a_late_seed_are_not_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -375,6 +387,26 @@ def test_a_signal_keeps_what_is_known(
     assert all(x.state.is_finished() for x in found)
     _, after = search(tmp_path / "it")
     assert f"{len(found)} settings so far" in after
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_structure_whose_first_round_was_stopped_gets_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, runs = FakeTrainer.train, []
+
+    def stopping(self: FakeTrainer, *args: Any, **options: Any) -> Curves:
+        runs.append(options)
+        if len(runs) == 2:  # the first was that of config.py
+            os.kill(os.getpid(), signal.SIGINT)
+        return train(self, *args, **options)
+
+    monkeypatch.setattr(FakeTrainer, "train", stopping)
+    with pytest.raises(TrainingStopped):
+        search(tmp_path / "it")
+    _, text = search(tmp_path / "it", 60)
+    rounds = re.findall(r"^(.*?): 4 settings,", text, re.M)
+    assert len(set(rounds[:6])) == 6
 
 
 def test_mistakes_get_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,7 +187,7 @@ def tune(
 
 
 class _Stopped(Exception):
-    """A signal has come."""
+    """A signal has come, or the time is over."""
 
 
 class _Search:
@@ -325,11 +325,14 @@ class _Search:
         fresh = 10_000 + 2 * self.trainer.count * trials[0].number
         seeds = (fresh, fresh + self.trainer.count, *self._confirming())
         going_on = trials
+        states = self.optuna.trial.TrialState
+        state = states.FAIL  # a structure without other trials gets a round again
         try:
             for rung, seed in enumerate(seeds):
                 numbers = [_numbers(trial.params) for trial in going_on]
                 steps = self.steps if rung else self.steps // 2
                 found = self._train(structure, numbers, seed, steps)
+                state = states.PRUNED
                 scores = {}
                 if rung > 2:  # one setting, whose seeds before these count too
                     found = [_loaded(going_on[0].user_attrs["curves"]).beside(found[0])]
@@ -356,7 +359,7 @@ class _Search:
         finally:
             # Optuna ranks these by the rung, then by the score; what diverged at once comes last.
             for trial in trials:
-                self.studies[structure].tell(trial, state=self.optuna.trial.TrialState.PRUNED)
+                self.studies[structure].tell(trial, state=state)
 
     def _confirming(self) -> list[int]:
         """The first seeds of the rungs on which one setting trains alone."""
@@ -367,6 +370,8 @@ class _Search:
         """What a round trains: each structure once, then the best ones in turn."""
         best: dict[Structure, Any] = {}
         for structure, trial in self._trials():
+            if trial.state == self.optuna.trial.TrialState.FAIL:
+                continue
             known = trial.intermediate_values
             order = self._order(self._result(structure, trial)) if known else (1,)
             best[structure] = min(order, best.get(structure, order))
@@ -395,7 +400,8 @@ class _Search:
     ) -> list[Curves]:
         """Trains each of the settings, on as many seeds as there are members for it.
 
-        A number that is not given is that of config.py.
+        A number that is not given is that of config.py. What the end of the time has cut off says
+        nothing, so it is not kept.
         """
         count, config = self.trainer.count, self._config(structure)
         own = {name: getattr(self.task.settings, name) for name in NUMBERS}
@@ -414,6 +420,8 @@ class _Search:
                 f"The device has too little memory to train {count} settings at once with "
                 f"{structure}: use smaller batches in config.py, or JAX_PLATFORMS=cpu."
             ) from None
+        if self._left() <= 0:
+            raise _Stopped
         each = len(numbers)
         return [Curves(found.steps, found.returns[:, i::each]) for i in range(each)]
 
