@@ -2,8 +2,8 @@
 
     python benchmarks/diagnose.py [--cases skeleton Acrobot ...] [--minutes 1]
 
-The tasks and the faults are those of tests/tasks/faults.py. Best: the published threshold, or on
-the skeletons what no policy can beat on these starts (`project.best_and_random_return`). Seconds
+The tasks and the faults are those of tests/tasks/faults.py. The goal is the published threshold, or
+on the skeletons what no policy can beat on these starts (`project.best_and_random_return`). Seconds
 are those of `diagnose`, compilation included, one case after another in one process.
 """
 
@@ -35,7 +35,7 @@ def main() -> None:
     arguments = parser.parse_args()
     cases = {name: faults.Case(task, None) for name, task in faults.SOUND.items()} | faults.FAULTS
     asked = tuple(arguments.cases or [""])
-    print("| task | best | planner | constant | random | found | right | seconds |")
+    print("| task | goal | planner | constant | random | found | right | seconds |")
     print("| --- | ---: | ---: | ---: | ---: | --- | --- | ---: |", flush=True)
     wrong = 0
     for name, case in cases.items():

@@ -82,9 +82,10 @@ class Train:
 
 @dataclass
 class Tune:
-    """Search settings of PPO that solve the task, many at once; needs the extra `tune`.
+    """Search for settings of PPO that solve the task, many at once; needs the extra `tune`.
 
-    What is found is kept in a folder: a second call goes on, also at the same time.
+    Results are kept in a folder. A second call continues the search; several processes may share
+    it at the same time.
     """
 
     task: TaskName = None
@@ -92,7 +93,7 @@ class Tune:
     minutes: float = 10.0
     """How long to search, compiling included; 0 shows what was found before."""
     threshold: float | None = None
-    """The return that solves the task; the search ends when a setting reaches it on all seeds."""
+    """The return that solves the task; settings that reach it on 256 seeds end the search."""
     write: bool = False
     """Write what was found into config.py."""
     folder: Path | None = None
@@ -156,7 +157,7 @@ class Replay:
 
 @dataclass
 class Export:
-    """Write the deterministic policy as StableHLO and ONNX, to be used without Brax."""
+    """Write the deterministic policy as StableHLO, to be used without Brax."""
 
     run: Run
     """A run folder."""

@@ -87,8 +87,8 @@ def compare(
     """Steps an environment and a reference from the same states with the same actions.
 
     Before each step the reference is put into the environment's state, so that float32 and float64
-    don't drift apart. Compared is what a step makes of a state, and when episodes end; not which
-    states `reset` draws, and no step that is random.
+    don't drift apart. The result of each step is compared, and when episodes end. The states that
+    `reset` draws are not compared, and random steps can't be.
 
     Args:
       env: one environment, not batched.

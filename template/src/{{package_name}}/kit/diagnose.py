@@ -300,8 +300,8 @@ def verdict(seen: Evidence) -> str:
         return "Nothing was found, but the planner did not come to its end: give more --minutes."
     if "trained" in seen.played:
         return (
-            "Nothing is wrong: the policy is as good as the planner. If it does not do what you "
-            "want, the reward asks for something else."
+            "Nothing was found: the policy is about as good as the planner. If it does not do what "
+            "you want, the reward asks for something else."
         )
     return (
         f"Nothing is wrong with the task: a planner reaches {seen.mean('planner'):.4g}, random "

@@ -91,7 +91,7 @@ class PPOConfig:
     normalize_advantage: bool = True
     """Normalise the advantages of each minibatch."""
     normalize_advantage_decay: float = 0.9
-    """Weight of earlier, larger advantages in their normalisation, per update; 0 is Brax's."""
+    """How much of the largest size of earlier advantages remains after an update; 0 is Brax's."""
     reward_scaling: float = 0.1
     """Factor on rewards in the loss; returns are reported unscaled."""
     init_value_from_rollouts: bool = True

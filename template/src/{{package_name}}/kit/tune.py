@@ -43,7 +43,7 @@ from .task import Task
 
 MEMBERS = 16  # settings, or seeds of fewer settings, that train at once
 EVALUATIONS = 8  # of a run with all steps
-EPISODES = 32  # of an evaluation, at most, if more would take more steps than training
+EPISODES = 32  # of an evaluation, where those of config.py would take more steps than training
 RUNGS = 6  # of the successive halving: on 1, 4, 16, 32, 48 and 64 seeds
 SOLVED_RUNGS = 18  # with a threshold: on 16 more each time, to 256, while it is reached on all
 SHOWN = 3  # settings in the table, besides those of config.py
