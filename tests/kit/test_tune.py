@@ -212,6 +212,22 @@ def test_a_second_call_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("fake")
+def test_a_confirmation_that_was_stopped_goes_on(tmp_path: Path) -> None:
+    first, text = search(tmp_path / "it", 8, threshold=-15.0)
+    assert first.curves.returns.shape[1] == 5 * tune.MEMBERS
+    second, text = search(tmp_path / "it", 60, threshold=-15.0)
+    assert ": 4 settings," not in text  # no new round
+    assert f"on {6 * tune.MEMBERS} seeds" in text
+    assert second.settings == first.settings
+    assert second.curves.returns.shape[1] == 16 * tune.MEMBERS
+    np.testing.assert_array_equal(
+        second.curves.returns[:, : 5 * tune.MEMBERS], first.curves.returns
+    )
+    (seeds,) = re.findall(r"^│ seeds  .*", text, re.M)
+    assert not re.search(rf"\b{5 * tune.MEMBERS}\b", seeds)  # the settings are in one column
+
+
+@pytest.mark.usefixtures("fake")
 def test_another_task_starts_a_search_of_its_own(tmp_path: Path) -> None:
     search(tmp_path / "it")
     before = len(trials(tmp_path / "it"))
@@ -355,7 +371,7 @@ def test_two_processes_share_a_search(tmp_path: Path) -> None:
         assert other.wait(60) == 0
     finally:
         other.kill()
-    found = trials(here)
+    found = [x for x in trials(here) if "next_rung" not in x.user_attrs]
     assert len(found) % tune.MEMBERS == 0
     assert all(x.state.is_finished() for x in found)
     search(tmp_path / "alone", 16)

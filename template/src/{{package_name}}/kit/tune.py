@@ -321,14 +321,14 @@ class _Search:
 
     def _round(self) -> None:
         """Trains new settings, and the best of them again on more seeds."""
-        structure, trials = self._ask()
+        structure, trials, first = self._ask()
         fresh = 10_000 + 2 * self.trainer.count * trials[0].number
         seeds = (fresh, fresh + self.trainer.count, *self._confirming())
         going_on = trials
         states = self.optuna.trial.TrialState
         state = states.FAIL  # a structure without other trials gets a round again
         try:
-            for rung, seed in enumerate(seeds):
+            for rung, seed in list(enumerate(seeds))[first:]:
                 numbers = [_numbers(trial.params) for trial in going_on]
                 steps = self.steps if rung else self.steps // 2
                 found = self._train(structure, numbers, seed, steps)
@@ -356,6 +356,11 @@ class _Search:
                 going_on = best
                 if not going_on:
                     break
+        except _Stopped:
+            if rung > 2:
+                attrs = going_on[0].user_attrs | {"next_rung": rung}
+                self.studies[structure].enqueue_trial(going_on[0].params, user_attrs=attrs)
+            raise
         finally:
             # Optuna ranks these by the rung, then by the score; what diverged at once comes last.
             for trial in trials:
@@ -366,8 +371,15 @@ class _Search:
         own = self.task.settings.seed
         return [(own + i * self.trainer.count) % 2**32 for i in range(self.rungs - 2)]
 
-    def _ask(self) -> tuple[Structure, list[Any]]:
-        """What a round trains: each structure once, then the best ones in turn."""
+    def _ask(self) -> tuple[Structure, list[Any], int]:
+        """What a round trains, and its first rung: each structure once, then the best ones in turn.
+
+        Before that, settings whose confirmation was stopped.
+        """
+        for structure, study in self.studies.items():
+            if study.get_trials(deepcopy=False, states=(self.optuna.trial.TrialState.WAITING,)):
+                trial = study.ask(self.space)
+                return structure, [trial], trial.user_attrs.get("next_rung", 0)
         best: dict[Structure, Any] = {}
         for structure, trial in self._trials():
             if trial.state == self.optuna.trial.TrialState.FAIL:
@@ -379,7 +391,7 @@ class _Search:
         left = left or sorted(best, key=lambda structure: best[structure])[:LEADERS]
         structure = min(left, key=lambda structure: len(self.studies[structure].trials))
         study = self.studies[structure]
-        return structure, [study.ask(self.space) for _ in range(self.trainer.count)]
+        return structure, [study.ask(self.space) for _ in range(self.trainer.count)], 0
 
     def _going_on(self, scores: Mapping[Any, float], rung: int) -> list[Any]:
         """Those whose score is among the best quarter of all rounds, best first.
@@ -436,12 +448,15 @@ class _Search:
         )
 
     def results(self) -> list[Result]:
-        """All that is known, the best first: what solves the task, then by score."""
+        """All that is known, in `_order`; what was confirmed in two calls is there once."""
         found = [self._result(*x) for x in self._trials() if x[1].intermediate_values]
         if "own" in self.first.user_attrs:
             rung = max([1, *(result.rung for result in found)])
             found.append(Result({}, _loaded(self.first.user_attrs["own"]), rung))
-        return sorted((x for x in found if np.isfinite(x.score)), key=self._order)
+        best: dict[str, Result] = {}
+        for result in sorted((x for x in found if np.isfinite(x.score)), key=self._order):
+            best.setdefault(str(result.settings), result)
+        return list(best.values())
 
     def _order(self, result: Result) -> tuple[float, ...]:
         """Smaller for a better one."""
