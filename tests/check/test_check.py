@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 import time
@@ -470,3 +471,5 @@ def test_rule_names_are_those_of_the_page() -> None:
     text = page.read_text()
     for rule in RULES:
         assert f"`{rule.id}`" in text, rule.id
+    rows = re.findall(r"^\| (.+?) \| .+ \| `([a-z-]+)`: ", text, re.M)
+    assert rows == [(defect.title, defect.rule) for defect in DEFECTS]
