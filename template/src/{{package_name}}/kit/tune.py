@@ -263,18 +263,15 @@ class _Search:
     # ---- the order of things --------------------------------------------------------------------
 
     def run(self) -> None:
-        """Until the time is over, or the threshold is reached."""
+        """Until the threshold is reached; `_Stopped` is raised when the time is over."""
         if not self.seconds:
             return
         self._choose_steps()
         if self._own().solves(self.threshold):
             self._say("The settings of config.py reach the threshold on every seed.")
             return
-        longest = 0.0
-        while not self._is_solved() and self._left() > longest:
-            start = time.monotonic()
+        while not self._is_solved():
             self._round()
-            longest = max(longest, time.monotonic() - start)
 
     def _is_solved(self) -> bool:
         found = self.results()
@@ -432,8 +429,7 @@ class _Search:
                 f"The device has too little memory to train {count} settings at once with "
                 f"{structure}: use smaller batches in config.py, or JAX_PLATFORMS=cpu."
             ) from None
-        if self._left() <= 0:
-            raise _Stopped
+        self._check()
         each = len(numbers)
         return [Curves(found.steps, found.returns[:, i::each]) for i in range(each)]
 
@@ -477,7 +473,7 @@ class _Search:
         return self.deadline - time.monotonic()
 
     def _check(self) -> None:
-        if self.request.signal:
+        if self.request.signal or self._left() <= 0:
             raise _Stopped
 
     def _summary(self, found: list[Curves]) -> str:
