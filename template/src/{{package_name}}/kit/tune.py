@@ -429,7 +429,8 @@ class _Search:
                 f"The device has too little memory to train {count} settings at once with "
                 f"{structure}: use smaller batches in config.py, or JAX_PLATFORMS=cpu."
             ) from None
-        self._check()
+        if self._left() <= 0:
+            raise _Stopped
         each = len(numbers)
         return [Curves(found.steps, found.returns[:, i::each]) for i in range(each)]
 
@@ -473,7 +474,7 @@ class _Search:
         return self.deadline - time.monotonic()
 
     def _check(self) -> None:
-        if self.request.signal or self._left() <= 0:
+        if self.request.signal:
             raise _Stopped
 
     def _summary(self, found: list[Curves]) -> str:
