@@ -224,6 +224,7 @@ def test_a_confirmation_that_was_stopped_goes_on(tmp_path: Path) -> None:
     first, text = search(tmp_path / "it", 8, threshold=-15.0)
     assert first.curves.returns.shape[1] == 5 * tune.MEMBERS
     second, text = search(tmp_path / "it", 60, threshold=-15.0)
+    assert "4 settings so far" in text
     assert ": 4 settings," not in text  # no new round
     assert f"on {6 * tune.MEMBERS} seeds" in text
     assert second.settings == first.settings

@@ -251,7 +251,8 @@ class _Search:
                 f"{journal} is damaged: delete it, or name another --folder."
             ) from None
         if any(study.study_name in others for study in studies.values()):
-            count = sum(len(study.trials) for study in studies.values())
+            trials = [trial for study in studies.values() for trial in study.trials]
+            count = sum("next_rung" not in trial.user_attrs for trial in trials)
             self._say(f"Going on with the search in {folder}: {count} settings so far.")
         elif others:
             self._say(
