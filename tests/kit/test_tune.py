@@ -221,7 +221,7 @@ def test_all_minutes_are_used(tmp_path: Path, minutes: float) -> None:
 
 @pytest.mark.usefixtures("fake")
 def test_a_confirmation_that_was_stopped_goes_on(tmp_path: Path) -> None:
-    first, text = search(tmp_path / "it", 8, threshold=-15.0)
+    first, _ = search(tmp_path / "it", 8, threshold=-15.0)
     assert first.curves.returns.shape[1] == 5 * tune.MEMBERS
     second, text = search(tmp_path / "it", 60, threshold=-15.0)
     assert "4 settings so far" in text

@@ -203,6 +203,7 @@ class _Search:
         request: StopRequest,
     ) -> None:
         self.optuna = _import_optuna()
+        self.states = self.optuna.trial.TrialState
         self.task, self.console = task, console
         self.threshold, self.request = threshold, request
         self.rungs = RUNGS if threshold is None else SOLVED_RUNGS
@@ -323,14 +324,13 @@ class _Search:
         fresh = 10_000 + 2 * self.trainer.count * trials[0].number
         seeds = (fresh, fresh + self.trainer.count, *self._confirming())
         going_on = trials
-        states = self.optuna.trial.TrialState
-        state = states.FAIL  # a structure without other trials gets a round again
+        state = self.states.FAIL  # a structure without other trials gets a round again
         try:
             for rung, seed in list(enumerate(seeds))[first:]:
                 numbers = [_numbers(trial.params) for trial in going_on]
                 steps = self.steps if rung else self.steps // 2
                 found = self._train(structure, numbers, seed, steps)
-                state = states.PRUNED
+                state = self.states.PRUNED
                 scores = {}
                 if rung > 2:  # one setting, whose seeds before these count too
                     found = [_loaded(going_on[0].user_attrs["curves"]).beside(found[0])]
@@ -375,12 +375,12 @@ class _Search:
         Before that, settings whose confirmation was stopped.
         """
         for structure, study in self.studies.items():
-            if study.get_trials(deepcopy=False, states=(self.optuna.trial.TrialState.WAITING,)):
+            if study.get_trials(deepcopy=False, states=(self.states.WAITING,)):
                 trial = study.ask(self.space)
                 return structure, [trial], trial.user_attrs.get("next_rung", 0)
         best: dict[Structure, Any] = {}
         for structure, trial in self._trials():
-            if trial.state == self.optuna.trial.TrialState.FAIL:
+            if trial.state == self.states.FAIL:
                 continue
             known = trial.intermediate_values
             order = self._order(self._result(structure, trial)) if known else (1,)
