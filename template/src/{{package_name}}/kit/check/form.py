@@ -209,7 +209,7 @@ def _extended(traced: Traced, name: str) -> str:
     """The line that extends `metrics` or `info` with the environment's own entries."""
     own = dict.fromkeys(map(key_of, traced.step.of(name)))
     entries = "".join(f", {key!r}: {key}" for key in own)
-    return f"{name}={{**state.{name}{entries}}}" if own else f"{name}=state.{name}"
+    return f"{name}=" + ("{**state." + name + entries + "}" if own else f"state.{name}")
 
 
 @rule("error", "`step` keeps the entries of `metrics` and `info` that the wrappers put there")
