@@ -20,7 +20,7 @@ from brax.envs.base import State
 
 @dataclass(frozen=True)
 class Defect:
-    """A defect and what has to be said of it.
+    """A defect and what the checker has to say about it.
 
     Attributes:
       rule: the one rule that it breaks.

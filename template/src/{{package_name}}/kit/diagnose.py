@@ -282,8 +282,8 @@ FINDINGS: tuple[Rule, ...] = (
 def findings(seen: Evidence) -> dict[str, str]:
     """What was found, by the name of the function above, in the order in which to fix it.
 
-    Nothing more is said where no comparison means anything, and a policy is compared with the
-    planner only where nothing is wrong with the task.
+    After a fatal finding no comparison means anything, so nothing else is judged. A policy is
+    compared with the planner only where nothing is wrong with the task.
     """
     for rule in FATAL:
         if text := rule(seen):
