@@ -285,7 +285,7 @@ class Bench:
         if cache is not None:
             env |= classic.cached(cache)
         (package,) = (path.name for path in source.iterdir())
-        threshold = measured.threshold if watch else math.inf
+        threshold, limit = (measured.threshold, measured.limit) if watch else (math.inf, math.inf)
         with tempfile.TemporaryDirectory() as folder:
             if loop in OURS:
                 run = Path(folder) / "run"
@@ -298,7 +298,7 @@ class Bench:
                 }
                 command = [sys.executable, "-m", package, "train", "--run-dir", str(run)]
                 command += classic.flags(given)
-                return watched(command, env, None, run, threshold, measured.limit)
+                return watched(command, env, None, run, threshold, limit)
             peer = PEERS[loop]
             given = for_rollouts(settings) if peer.script == "run_brax.py" else dict(settings)
             given |= {
@@ -316,7 +316,7 @@ class Bench:
             command = [self.python(peer), str(classic.HERE / "peers" / peer.script)]
             command += [str(self.purejaxrl)] * (loop == "purejaxrl") + [json.dumps(given)]
             output = Path(folder) / "metrics.jsonl"
-            return watched(command, env, output, Path(folder), threshold, measured.limit)
+            return watched(command, env, output, Path(folder), threshold, limit)
 
     def python(self, peer: Peer) -> str:
         """The interpreter of a peer's virtual environment, which is made if there is none."""
