@@ -43,20 +43,15 @@ def test_a_planted_fault_is_found_first(name: str) -> None:
     assert next(iter(findings(seen)), None) == FAULTS[name].finding
 
 
+THRESHOLDS = {"CartPole": 475, "Pendulum": -200, "Acrobot": -100, "MountainCarContinuous": 90}
+
+
 @pytest.mark.parametrize("name", others_long(FAST_SOUND, SOUND))
 def test_a_sound_task_gives_no_alarm(name: str) -> None:
     seen = diagnose(SOUND[name], minutes=10)
     assert findings(seen) == {}
     assert verdict(seen).startswith("Nothing is wrong with the task")
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("name", "threshold"),
-    [("CartPole", 475), ("Pendulum", -200), ("Acrobot", -100), ("MountainCarContinuous", 90)],
-)
-def test_the_planner_reaches_published_thresholds(name: str, threshold: float) -> None:
-    assert diagnose(SOUND[name], minutes=10).mean("planner") >= threshold
+    assert seen.mean("planner") >= THRESHOLDS.get(name, -np.inf)  # as published
 
 
 @pytest.mark.parametrize("kind", SPACES)
