@@ -10,10 +10,12 @@ import pytest
 from brax.envs.base import State
 from brax.training.agents.ppo import networks as brax_networks
 from brax.training.agents.ppo import train as brax_ppo
+from flax import linen as nn
 from kit.actions import Continuous
 from kit.errors import UsageError
 from kit.networks import make_network_factory
 from kit.ppo import HyperParameters, PPOConfig, make_ppo
+from kit.task import Task
 from kit.wrappers import wrap_for_training
 from toys import OBSERVATIONS, SPACES, TINY, Encoder, Toy, toy_task
 
@@ -21,6 +23,7 @@ OURS_ALONE = {
     "init_value_from_rollouts",
     "learning_rate_schedule",
     "normalize_advantage_decay",
+    "normalize_rewards",
     "num_seeds",
     "statistics_before_loss",
 }
@@ -54,6 +57,8 @@ def test_parameters_are_those_of_brax(
         "learning_rate_schedule": "constant",
         "init_value_from_rollouts": False,
         "normalize_advantage_decay": 0.0,
+        "normalize_rewards": False,
+        "bootstrap_on_timeout": False,  # Brax takes the observation before the last step
     }
     task = toy_task(SPACES[space], num_timesteps=64, num_evals=2, **(brax | settings))
     given = dataclasses.asdict(task.settings)
@@ -109,24 +114,163 @@ def test_advantages_that_shrink_are_not_enlarged(earlier: float, learns: bool) -
     assert after.value_error == earlier / 2 if earlier else 0 < after.value_error < 1e3
 
 
+class Costly(Toy):
+    """Each step costs the same, so that its value is -cost / (1 - discount factor) everywhere."""
+
+    cost = 1.0
+
+    def step(self, state: State, action: jax.Array) -> State:
+        return super().step(state, action).replace(reward=jnp.float32(-self.cost))
+
+
+ONE_STEP = {"num_updates_per_batch": 1, "num_minibatches": 1}  # of gradient descent in an update
+
+
+def costly_task(**settings: Any) -> Task:
+    return dataclasses.replace(toy_task(**ONE_STEP | settings), environment=Costly)
+
+
+def values(ppo: Any, state: Any) -> jax.Array:
+    return ppo.networks.value_network.apply(
+        state.normalizer_params, state.params.value, state.env_state.obs
+    )
+
+
 @pytest.mark.parametrize("bootstrap", [False, True])
 def test_the_value_starts_at_the_best_constant(bootstrap: bool) -> None:
-    """That of a reward of -1 for each step without an end is -1 / (1 - discount factor)."""
-
-    class Costly(Toy):
-        def step(self, state: State, action: jax.Array) -> State:
-            return super().step(state, action).replace(reward=-jnp.ones(()))
-
-    task = toy_task(num_updates_per_batch=1, num_minibatches=1, bootstrap_on_timeout=bootstrap)
-    task = dataclasses.replace(task, environment=Costly)
+    task = costly_task(bootstrap_on_timeout=bootstrap)
     ppo = task.make_ppo()
     update = jax.jit(ppo.update)
     state, _ = update(jax.jit(ppo.init)(np.uint32(0)))
     later, _ = update(state)  # where it is learned like everything else
     expected = -task.settings.reward_scaling / (1 - task.settings.discounting)
-    for value in (state.params.value, later.params.value):
-        (bias,) = [float(x[0]) for x in jax.tree.leaves(value) if x.shape == (1,)]
-        assert abs(bias - expected) < 0.05
+    for now in (state, later):
+        np.testing.assert_allclose(values(ppo, now), expected, atol=0.05)
+
+
+def test_a_value_that_has_learned_does_not_start_again() -> None:
+    """As that of another run does, from which `--init-from` starts."""
+    ppo = costly_task().make_ppo()
+    update = jax.jit(ppo.update)
+    trained, _ = update(jax.jit(ppo.init)(np.uint32(0)))
+    new = jax.jit(ppo.init)(np.uint32(1)).replace(
+        params=trained.params,
+        normalizer_params=trained.normalizer_params,
+        reward_scale=trained.reward_scale,
+    )
+    after, totals = update(new)
+    np.testing.assert_allclose(values(ppo, after), values(ppo, new), atol=0.05)
+    assert totals.metrics["v_loss"] < 1e-3
+
+
+class Gated(nn.Module):
+    """An encoder with a bias of its own of shape (1,), which no start of the value may change."""
+
+    @nn.compact
+    def __call__(self, observation: Any, normalized: Any) -> jax.Array:
+        return normalized * nn.sigmoid(nn.Dense(1, name="gate")(normalized))
+
+
+def test_only_the_output_of_the_value_starts_elsewhere() -> None:
+    task = toy_task(encoder=Gated(), **ONE_STEP, learning_rate=1e-9)
+    ppo = dataclasses.replace(task, environment=Costly).make_ppo()
+    state, _ = jax.jit(ppo.update)(jax.jit(ppo.init)(np.uint32(0)))
+    gate = state.params.value["params"]["encoder"]["gate"]["bias"]
+    np.testing.assert_allclose(gate, 0.0, atol=1e-6)
+    np.testing.assert_allclose(values(ppo, state), -5.0, atol=0.01)
+
+
+def test_a_clipped_value_loss_is_about_the_value_that_started() -> None:
+    """The estimates that were made while acting start elsewhere too; else nothing is learned."""
+    losses = {}
+    for clip in (None, 0.2):
+        ppo = toy_task(**ONE_STEP, clipping_epsilon_value=clip).make_ppo()
+        _, totals = jax.jit(ppo.update)(jax.jit(ppo.init)(np.uint32(0)))
+        losses[clip] = totals.metrics["v_loss"]
+    np.testing.assert_allclose(losses[0.2], losses[None], rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-5, 1e5])
+@pytest.mark.parametrize("space", ["continuous", "discrete"])
+def test_training_does_not_depend_on_the_scale_of_rewards(scale: float, space: str) -> None:
+    """SB3#2240, SB3#737: with rewards around -1e4 training ended far below a random policy."""
+
+    class Scaled(Toy):
+        def step(self, state: State, action: jax.Array) -> State:
+            state = super().step(state, action)
+            return state.replace(reward=scale * state.reward)
+
+    def trained(environment: type[Toy]) -> Any:
+        task = toy_task(SPACES[space])
+        task = dataclasses.replace(task, environment=lambda: environment(SPACES[space]))
+        ppo = task.make_ppo()
+        return jax.jit(ppo.epoch)(jax.jit(ppo.init)(np.uint32(0)), np.int32(3))[0].params
+
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, atol=2e-3), trained(Toy), trained(Scaled)
+    )
+
+
+def test_the_value_keeps_its_meaning_while_the_scale_of_rewards_changes() -> None:
+    """Rewards grow tenfold: what the value says of the observations so far stays the same."""
+    ppo = toy_task(learning_rate=1e-9).make_ppo()
+    before = jax.jit(ppo.init)(np.uint32(0))
+    layer = {"kernel": jnp.ones((8, 1)), "bias": jnp.ones(1)}
+    value = before.params.value["params"]
+    value = {"params": {**value, "MLP_0": {**value["MLP_0"], "hidden_1": layer}}}
+    before = before.replace(
+        params=before.params.replace(value=value),
+        reward_scale=jax.tree.map(lambda x: jnp.float32(1e-4), before.reward_scale),
+    )
+    after, _ = jax.jit(ppo.update)(before)
+    after = after.replace(env_state=before.env_state, normalizer_params=before.normalizer_params)
+
+    def in_rewards(state: Any) -> jax.Array:
+        return values(ppo, state) * state.reward_scale.divisor()
+
+    assert after.reward_scale.divisor() > 10 * before.reward_scale.divisor()
+    np.testing.assert_allclose(in_rewards(after), in_rewards(before), rtol=1e-3)
+
+
+def test_the_scale_of_rewards_does_not_depend_on_a_constant_that_is_added() -> None:
+    """Where episodes do not end, an offset changes the value and nothing that actions change."""
+
+    class Offset(Toy):
+        def step(self, state: State, action: jax.Array) -> State:
+            state = super().step(state, action)
+            return state.replace(reward=state.reward + 20.0)
+
+    def divisor(environment: type[Toy]) -> Any:
+        ppo = dataclasses.replace(toy_task(), environment=environment).make_ppo()
+        state, _ = jax.jit(ppo.update)(jax.jit(ppo.init)(np.uint32(0)))
+        return state.reward_scale.divisor()
+
+    np.testing.assert_allclose(divisor(Offset), divisor(Toy), rtol=0.01)
+
+
+def test_a_reward_that_is_always_0_is_not_scaled() -> None:
+    class Unpaid(Toy):
+        def step(self, state: State, action: jax.Array) -> State:
+            return super().step(state, action).replace(reward=jnp.zeros(()))
+
+    ppo = dataclasses.replace(toy_task(), environment=Unpaid).make_ppo()
+    state, totals = jax.jit(ppo.epoch)(jax.jit(ppo.init)(np.uint32(0)), np.int32(3))
+    assert state.reward_scale.divisor() == 1
+    assert np.isfinite(totals.metrics["total_loss"])
+
+
+def test_randomised_systems_do_not_follow_from_the_start_of_an_episode() -> None:
+    def randomize(sys: Any, rng: jax.Array) -> Any:
+        def draw(key: jax.Array) -> jax.Array:
+            direct = jax.random.uniform(key, (), jnp.float32, -1, 1)
+            split = jax.random.uniform(jax.random.split(key)[0], (), jnp.float32, -1, 1)
+            return jnp.stack([direct, split])
+
+        return {"wind": jax.vmap(draw)(rng)}, {"wind": 0}
+
+    ppo = dataclasses.replace(toy_task(), randomization_fn=randomize).make_ppo()
+    drawn = jax.jit(ppo.init)(np.uint32(0)).env_state.pipeline_state
+    assert not np.isin(drawn["x"], drawn["wind"]).any()
 
 
 @pytest.mark.parametrize(("kind", "encoder"), [("flat", None), ("vector and image", Encoder())])

@@ -317,6 +317,42 @@ class Windy(Walk):
         return state.replace(obs=state.obs.at[0].add(self.sys.wind[0] * self.sys.mass[0]))
 
 
+def test_gradients_flow_through_an_episode_and_not_into_the_next_one() -> None:
+    """`brax.training.agents.apg` differentiates whole rollouts."""
+    steps, length = 5, 3
+    actions = np.random.default_rng(0).uniform(-1, 1, (steps, BATCH, 2)).astype(np.float32)
+    keys = jax.random.split(jax.random.PRNGKey(0), BATCH)
+
+    def rewards(env: Env, actions: jax.Array) -> jax.Array:
+        return rollout(env, keys, actions)[1].reward
+
+    def gradient(env: Env, start: int, end: int) -> jax.Array:
+        return jax.grad(lambda x: jnp.sum(rewards(env, x)[start:end]))(actions)
+
+    wrapped = wrap_for_training(Toy(), length)
+    first, second = gradient(wrapped, 0, length), gradient(wrapped, length, steps)
+    start = wrap_for_training(Toy(), length).reset(keys)
+
+    def unwrapped(x: jax.Array) -> jax.Array:
+        def step(state: State, action: jax.Array) -> tuple[State, jax.Array]:
+            state = env.step(state, action)
+            return state, state.reward
+
+        return jnp.sum(jax.lax.scan(step, start, x[:length])[1])
+
+    env = VmapWrapper(Toy())
+    np.testing.assert_allclose(first, jax.grad(unwrapped)(actions), rtol=1e-6)
+    assert np.all(second[:length] == 0)
+    assert np.any(second[length:] != 0)
+
+
+def test_randomisation_needs_something_to_randomise() -> None:
+    with pytest.raises(
+        UsageError, match=r"changes env\.sys, which Walk does not have: set self\.sys"
+    ):
+        wrap_for_training(Walk(), LENGTH, randomization_fn=lambda sys: (sys, None))
+
+
 def randomize(sys: System) -> tuple[System, System]:
     winds: Any = np.stack([10.0 * np.arange(BATCH), np.zeros(BATCH)], axis=1, dtype=np.float32)
     in_axes = dataclasses.replace(jax.tree.map(lambda x: None, sys), wind=0)

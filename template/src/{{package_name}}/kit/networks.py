@@ -21,7 +21,31 @@ from .actions import ActionSpace
 from .errors import UsageError
 
 PIXELS = "pixels/"  # Brax's prefix for images
+MLP = "MLP_0"  # what flax calls the layers behind the encoder
 PRIVILEGED = "privileged"  # Brax's prefix for what the policy may not see
+
+
+@dataclass
+class ValueNetwork(networks.FeedForwardNetwork):
+    """A value network whose output can be changed without learning.
+
+    Attributes:
+      output_layer: the name of its last layer, in Brax's MLP.
+    """
+
+    output_layer: str = ""
+
+    def is_new(self, params: Any) -> jax.Array:
+        """Whether the last layer is all zeros, as before the first update, () bool."""
+        layer = params["params"][MLP][self.output_layer]
+        return jnp.all(layer["kernel"] == 0) & jnp.all(layer["bias"] == 0)
+
+    def change_output(self, params: Any, factor: jax.Array, shift: jax.Array) -> Any:
+        """Parameters that give `factor * value + shift`; both are ()."""
+        layer = params["params"][MLP][self.output_layer]
+        layer = {"kernel": factor * layer["kernel"], "bias": factor * layer["bias"] + shift}
+        mlp = {**params["params"][MLP], self.output_layer: layer}
+        return {**params, "params": {**params["params"], MLP: mlp}}
 
 
 @dataclass(frozen=True)
@@ -77,8 +101,10 @@ class NetworkFactory:
             preprocess_observations_fn,
             nn.initializers.zeros,
         )
-        value = networks.FeedForwardNetwork(
-            init=baseline.init, apply=lambda *args: jnp.squeeze(baseline.apply(*args), -1)
+        value = ValueNetwork(
+            baseline.init,
+            lambda *args: jnp.squeeze(baseline.apply(*args), -1),
+            output_layer=f"hidden_{len(self.value_hidden_layer_sizes)}",
         )
         return PPONetworks(policy, value, distribution)
 

@@ -6,8 +6,9 @@ The loss, the acting and the running statistics are Brax's (`brax.training.agent
 `ppo.train` is one long function that can't be resumed and calls what newer versions of JAX lack;
 here are `init`, `update`, `epoch` and `evaluate`, to be jitted, or vmapped over seeds and over
 `HyperParameters`. Keys are split as in `ppo.train`, so that both give the same parameters from the
-same seed with `normalize_advantage_decay=0`, `init_value_from_rollouts=False`, and either
-`adaptive_kl`, or a constant learning rate and `statistics_before_loss`.
+same seed with `normalize_rewards=False`, `normalize_advantage_decay=0`,
+`init_value_from_rollouts=False`, `bootstrap_on_timeout=False`, and either `adaptive_kl`, or a
+constant learning rate and `statistics_before_loss`.
 
 PPO: Schulman et al. 2017, arXiv:1707.06347. Advantages: Schulman et al. 2016, arXiv:1506.02438.
 """
@@ -34,11 +35,12 @@ from jax.typing import ArrayLike
 from .actions import action_space_of
 from .devices import AXIS, ShardedWrapper, divide
 from .errors import UsageError
-from .networks import PIXELS, observation_shapes, without_images
+from .networks import PIXELS, ValueNetwork, observation_shapes, without_images
 from .rollout import run_episodes, strip_weak_types
 from .wrappers import wrap_for_evaluation, wrap_for_training
 
 Metrics = dict[str, jax.Array]
+VALUES = ("value", "final_value")  # entries of a rollout's extras that the value network gave
 Schedule = Literal["linear", "constant", "adaptive_kl"]
 
 
@@ -92,6 +94,8 @@ class PPOConfig:
     """Normalise the advantages of each minibatch."""
     normalize_advantage_decay: float = 0.9
     """How much of the largest size of earlier advantages remains after an update; 0 is Brax's."""
+    normalize_rewards: bool = True
+    """Divide rewards in the loss by the root mean square TD error of a constant value."""
     reward_scaling: float = 0.1
     """Factor on rewards in the loss; returns are reported unscaled."""
     init_value_from_rollouts: bool = True
@@ -100,8 +104,8 @@ class PPOConfig:
     """Weight of the value loss."""
     max_grad_norm: float | None = 1.0
     """Clip gradients to this global norm; `None` does not clip."""
-    bootstrap_on_timeout: bool = False
-    """At the time limit, add the value of the last observation to the reward."""
+    bootstrap_on_timeout: bool = True
+    """At the time limit, add the discounted value of the last observation to the reward."""
 
     normalize_observations: bool = True
     """Normalise observations by running statistics; images are left as they are."""
@@ -232,6 +236,28 @@ class HyperParameters(flax.struct.PyTreeNode):
         return cls(**given)
 
 
+class RewardScale(flax.struct.PyTreeNode):
+    """How large rewards are, as means over the updates so far, () float32 each.
+
+    Attributes:
+      td_error: mean square of the TD errors that the best constant value leaves.
+      reward: mean square of the rewards.
+    """
+
+    td_error: jax.Array
+    reward: jax.Array
+
+    def divisor(self) -> jax.Array:
+        """What rewards are divided by, () float32: the root mean square TD error.
+
+        Where a constant value explains the rewards (each step has the same one, and no episode has
+        ended yet), it is their root mean square; 1 where there was no reward at all.
+        """
+        td_error, reward = jnp.sqrt(self.td_error), jnp.sqrt(self.reward)
+        size = jnp.where(td_error > 1e-3 * reward, td_error, reward)
+        return jnp.where(size > 0, size, 1.0)
+
+
 class TrainingState(flax.struct.PyTreeNode):
     """Everything that training goes on from.
 
@@ -243,6 +269,7 @@ class TrainingState(flax.struct.PyTreeNode):
       value_error: () float32, the largest root of the value loss so far, where each update counts
         `normalize_advantage_decay` times as much as the next one.
       normalizer_params: running statistics of the observations.
+      reward_scale: what rewards are divided by.
       env_state: the environments, batched by num_envs.
       key: (2,) uint32, split at each update.
       eval_key: (2,) uint32, the same throughout a run.
@@ -256,6 +283,7 @@ class TrainingState(flax.struct.PyTreeNode):
     hyperparameters: HyperParameters
     value_error: jax.Array
     normalizer_params: running_statistics.RunningStatisticsState
+    reward_scale: RewardScale
     env_state: State
     key: jax.Array
     eval_key: jax.Array
@@ -353,7 +381,9 @@ def make_ppo(
     def wrap(own: Callable[..., Env], key: str, batch: int, seed: ArrayLike | None) -> Env:
         randomize = None
         if randomization_fn is not None and seed is not None:
-            rng = jax.random.split(_split(seed)[key], batch)
+            # Not the keys of the first reset: a system must not follow from its start. `split` gives
+            # what `fold_in` gives for 0, 1, 2 and so on.
+            rng = jax.random.split(jax.random.fold_in(_split(seed)[key], 2**32 - 1), batch)
             randomize = functools.partial(randomization_fn, rng=rng)
         env = (wrap_env_fn or own)(
             environment,
@@ -450,6 +480,7 @@ def make_ppo(
             hyperparameters=factors,
             value_error=jnp.zeros(()),
             normalizer_params=init_statistics(),
+            reward_scale=RewardScale(jnp.zeros(()), jnp.zeros(())),
             env_state=training_env(seed).reset(jax.random.split(keys["env"], config.num_envs)),
             key=keys["training"],
             eval_key=keys["eval"],
@@ -465,7 +496,6 @@ def make_ppo(
         extra_fields = ["truncation"]
         if config.bootstrap_on_timeout:
             extra_fields.append("final_obs")
-        kept = tuple(extra_fields)
         if counts_episodes:
             extra_fields += ["episode_done", "episode_metrics"]
 
@@ -476,11 +506,16 @@ def make_ppo(
                 env, env_state, policy, key, config.unroll_length, extra_fields
             )
             extras = data.extras["state_extras"]
+            kept = {"truncation": extras["truncation"]}
+            if config.bootstrap_on_timeout:
+                kept["final_value"] = networks.value_network.apply(
+                    state.normalizer_params, state.params.value, extras["final_obs"]
+                )
             # The loss needs the observation after the last step alone; dropping the others
             # nearly halves the memory of a batch.
             data = data._replace(
                 next_observation=jax.tree.map(lambda x: x[None], env_state.obs),
-                extras={**data.extras, "state_extras": {name: extras[name] for name in kept}},
+                extras={**data.extras, "state_extras": kept},
             )
             return (env_state, next_key), (data, _sum_of_ended(extras))
 
@@ -493,55 +528,74 @@ def make_ppo(
         # Every device gets all rollouts, because minibatches are drawn from all of them.
         return env_state, shared(data, None), jax.tree.map(lambda x: jnp.sum(x, axis=0), episodes)
 
-    def bootstrap(state: TrainingState, data: types.Transition) -> types.Transition:
+    def rescale(
+        state: TrainingState, data: types.Transition
+    ) -> tuple[TrainingState, types.Transition, jax.Array]:
+        """Brings rewards and value to the present scale; starts a value that has not learned.
+
+        The scale of the rewards changes while it is measured. The value's output layer changes with
+        it, so that the value stays what it was in rewards (van Hasselt et al. 2016,
+        arXiv:1602.07714). A new value starts at the best constant. One that starts elsewhere moves
+        there over many updates, and moves furthest in the observations furthest from the mean:
+        where it falls, the policy learns to avoid what it has rarely seen.
+
+        Returns:
+          The state and the rollouts, both with the new value, and the factor on rewards, ().
+        """
+        factors = state.hyperparameters
+        constant, measured = _fit_constant_value(data, factors.discounting)
+        change, divisor = jnp.ones(()), jnp.ones(())
+        if config.normalize_rewards:
+            before = state.reward_scale
+            scale = jax.tree.map(
+                lambda mean, x: mean + (x - mean) / (state.updates + 1), before, measured
+            )
+            divisor = scale.divisor()
+            change = jnp.where(before.reward > 0, before.divisor() / divisor, 1.0)
+            state = state.replace(reward_scale=scale, value_error=change * state.value_error)
+        scaling = factors.reward_scaling / divisor
+        network, start = networks.value_network, jnp.zeros(())
+        if not isinstance(network, ValueNetwork):
+            return state, data, scaling  # of a network factory of the user's own
+        if config.init_value_from_rollouts:
+            is_new = (state.updates == 0) & network.is_new(state.params.value)
+            start = jnp.where(is_new, scaling * constant, 0.0)
+        value = network.change_output(state.params.value, change, start)
+        state = state.replace(params=state.params.replace(value=value))
+        extras = jax.tree_util.tree_map_with_path(
+            lambda path, x: change * x + start if path[-1].key in VALUES else x, data.extras
+        )
+        return state, data._replace(extras=extras), scaling
+
+    def bootstrap(
+        data: types.Transition, discounting: jax.Array, scaling: jax.Array
+    ) -> types.Transition:
         """Turns a time limit into an end that pays the value of what would have followed.
 
         Brax adds the value of the observation before the last step (`bootstrap_on_timeout`).
         Pardo et al. 2018, arXiv:1712.00378.
         """
         extras = data.extras["state_extras"]
-        value = networks.value_network.apply(
-            state.normalizer_params, state.params.value, extras["final_obs"]
-        )
         # Values are of scaled rewards.
-        factors = state.hyperparameters
-        bonus = factors.discounting * value * extras["truncation"] / factors.reward_scaling
+        bonus = discounting * extras["final_value"] * extras["truncation"] / scaling
         extras = {"truncation": jnp.zeros_like(extras["truncation"])}
         return data._replace(
             reward=data.reward + bonus, extras={**data.extras, "state_extras": extras}
         )
 
-    def init_value(state: TrainingState, data: types.Transition) -> TrainingState:
-        """Sets the value's output bias, in the first update, to the best constant value.
-
-        That is the fixed point of temporal-difference learning with a constant as the only feature
-        (Bradtke and Barto 1996). A value that starts elsewhere moves there over many updates, and
-        moves furthest in the observations furthest from the mean: where it falls, the policy learns
-        to avoid what it has rarely seen.
-        """
-        factors, counts = state.hyperparameters, 1 - data.extras["state_extras"]["truncation"]
-        reward = jnp.sum(counts * data.reward) * factors.reward_scaling
-        ends = jnp.sum(counts * (1 - factors.discounting * data.discount))
-        # Without discounting and without an end there is no such constant.
-        constant = jnp.where(ends > 0, reward / jnp.where(ends > 0, ends, 1.0), 0.0)
-        change = jnp.where(state.updates == 0, constant, 0.0)
-
-        def add(path: Any, x: jax.Array) -> jax.Array:
-            is_output_bias = x.shape == (1,) and path[-1].key == "bias"
-            return x + change if is_output_bias else x
-
-        value = jax.tree_util.tree_map_with_path(add, state.params.value)
-        return state.replace(params=state.params.replace(value=value))
-
     def learn(
-        state: TrainingState, statistics: Any, data: types.Transition, key: jax.Array
+        state: TrainingState,
+        statistics: Any,
+        data: types.Transition,
+        reward_scaling: jax.Array,
+        key: jax.Array,
     ) -> tuple[TrainingState, Metrics]:
         """Several passes over the rollouts, each in a new order; a gradient step per minibatch."""
         factors = {
             field.name: getattr(state.hyperparameters, field.name)
             for field in fields(HyperParameters)
             if field.name not in ("learning_rate", "normalize_advantage_decay")
-        }
+        } | {"reward_scaling": reward_scaling}
 
         def minibatch_step(carry: Any, rollouts: jax.Array) -> Any:
             params, optimizer_state, learning_rate, key = carry
@@ -591,10 +645,9 @@ def make_ppo(
             "reward_min": jnp.min(data.reward),
             "reward_max": jnp.max(data.reward),
         }
-        if config.init_value_from_rollouts:
-            state = init_value(state, data)
+        state, data, scaling = rescale(state, data)
         if config.bootstrap_on_timeout:
-            data = bootstrap(state, data)
+            data = bootstrap(data, state.hyperparameters.discounting, scaling)
         acted_with = state.normalizer_params
         statistics = running_statistics.update(acted_with, without_images(data.observation))
         if config.learning_rate_schedule == "linear":
@@ -605,7 +658,7 @@ def make_ppo(
         # With other statistics than the policy acted with, the probability ratios of the first
         # updates mean nothing.
         loss_uses = statistics if config.statistics_before_loss else acted_with
-        state, metrics = learn(state, loss_uses, data, key_sgd)
+        state, metrics = learn(state, loss_uses, data, scaling, key_sgd)
         state = state.replace(
             normalizer_params=statistics,
             env_state=env_state,
@@ -693,6 +746,27 @@ def _refuse_what_does_not_fit(env: Env, obs: Any, networks: PPONetworks, statist
             f"The networks give actions of shape {action.shape[1:]} and dtype {action.dtype}, but "
             f"the environment takes {space}: build them for the environment's own action space."
         )
+
+
+def _fit_constant_value(
+    data: types.Transition, discounting: jax.Array
+) -> tuple[jax.Array, RewardScale]:
+    """The value that is the same in every state, of unscaled rewards, and what it leaves.
+
+    It is the fixed point of temporal-difference learning with a constant as the only feature
+    (Bradtke and Barto 1996). Steps that the time limit cut off are left out.
+    """
+    counts = 1 - data.extras["state_extras"]["truncation"]
+    steps = jnp.maximum(jnp.sum(counts), 1.0)
+    horizon = jnp.sum(counts * (1 - discounting * data.discount))
+    # Without discounting and without an end there is no such constant.
+    reward = jnp.sum(counts * data.reward)
+    value = jnp.where(horizon > 0, reward / jnp.where(horizon > 0, horizon, 1.0), 0.0)
+    td_error = data.reward + (discounting * data.discount - 1) * value
+    return value, RewardScale(
+        td_error=jnp.sum(counts * td_error**2) / steps,
+        reward=jnp.sum(counts * data.reward**2) / steps,
+    )
 
 
 def _sum_of_ended(extras: Any) -> tuple[jax.Array, Metrics]:

@@ -39,6 +39,8 @@ from .task import Task, choose
 MAX_CONFIG = 2**20  # bytes
 MAX_METRICS = 2**32  # a row has about 1 kB, so this is 1000 evaluations of 4000 seeds
 MAX_LINE = 2**20
+# Parts of the training state: the networks, and the running statistics that they rely on.
+IN_CHECKPOINT = ("params", "normalizer_params", "reward_scale")
 
 # What is read again from metrics.jsonl: by a resumed run, `best`, `draw` and `replay`.
 IN_EVERY_ROW = {
@@ -418,8 +420,8 @@ def load_parameters(
 
 
 def _policy_alone(state: TrainingState) -> TrainingState:
-    """`state` with None for all but networks and running statistics."""
-    rest = {field.name for field in dataclasses.fields(state)} - {"params", "normalizer_params"}
+    """`state` with None for all but what a checkpoint holds."""
+    rest = {field.name for field in dataclasses.fields(state)} - set(IN_CHECKPOINT)
     return state.replace(**dict.fromkeys(rest))
 
 

@@ -104,7 +104,7 @@ def train(
     console.quiet |= not is_first
     run = Path(run_dir) if run_dir is not None else None
     state: TrainingState | None = None
-    start: Any = None  # parameters and running statistics, of another run
+    start: dict[str, Any] = {}  # what the policy of another run consists of
     to_say: list[str] = []
     done = 0  # updates
 
@@ -130,11 +130,9 @@ def train(
             programs.compile()
         if state is None:
             state = programs.init()
-        if start is not None:
-            state = state.replace(params=start[0], normalizer_params=start[1])
-        state = programs.to_devices(state)
+        state = programs.to_devices(state.replace(**start))
         # Without it a run that starts from another one and stops early would start from its seed.
-        to_save = None if start is None else programs.to_host(state)
+        to_save = programs.to_host(state) if start else None
 
         reporter = Reporter()
         with devices.fail_together():
@@ -213,15 +211,18 @@ def _load(run: Path, task: Task, programs: Programs) -> tuple[TrainingState | No
     return state, to_say
 
 
-def _load_start(run: Path, programs: Programs) -> Any:
+def _load_start(run: Path, programs: Programs) -> dict[str, Any]:
     """Parameters and running statistics of another run, the same for each seed."""
     runs.refuse_other_sizes(run, programs.environment)
     state = runs.load_parameters(run, programs.member_shapes)
-    return jax.tree.map(
-        lambda x, shape: np.broadcast_to(x, shape.shape),
-        (state.params, state.normalizer_params),
-        (programs.shapes.params, programs.shapes.normalizer_params),
-    )
+    return {
+        name: jax.tree.map(
+            lambda x, shape: np.broadcast_to(x, shape.shape),
+            getattr(state, name),
+            getattr(programs.shapes, name),
+        )
+        for name in runs.IN_CHECKPOINT
+    }
 
 
 def _draw(run: Path, display: Display) -> None:

@@ -73,11 +73,16 @@ def wrap_for_evaluation(
 def _limit_episodes(
     env: Env, episode_length: int, action_repeat: int, randomization_fn: RandomizationFn | None
 ) -> "EpisodeWrapper":
-    batch = (
-        training.VmapWrapper(env)
-        if randomization_fn is None
-        else training.DomainRandomizationVmapWrapper(env, randomization_fn)
-    )
+    if randomization_fn is None:
+        batch: Wrapper = training.VmapWrapper(env)
+    elif hasattr(env.unwrapped, "sys"):
+        batch = training.DomainRandomizationVmapWrapper(env, randomization_fn)
+    else:
+        name = type(env.unwrapped).__name__
+        raise UsageError(
+            f"randomization_fn changes env.sys, which {name} does not have: set self.sys in "
+            "__init__ to the arrays that reset and step read and that are to differ."
+        )
     return EpisodeWrapper(batch, episode_length, action_repeat)
 
 
@@ -187,7 +192,8 @@ class AutoResetWrapper(Wrapper):
 
     At the step that ends an episode `reward`, `done` and `metrics` are that step's, while `obs`,
     `pipeline_state` and the environment's own entries of `info` are already the next episode's.
-    Entries of `info` that wrappers made keep their meaning.
+    Entries of `info` that wrappers made keep their meaning. The state can be differentiated: a
+    new episode does not depend on the one before it.
 
     `info["reset_key"]`, one per environment, is the key that its next episode starts from.
     """
@@ -219,9 +225,33 @@ class AutoResetWrapper(Wrapper):
         # Leaves that the batch shares, such as those of MJX-Warp, stay as they are.
         batch = state.done.shape[0]
         batched = jax.tree.map(lambda x: x if jnp.shape(x)[:1] == (batch,) else None, state)
-        restarted = _as_one_batch(self._reset_done, batched, jnp.arange(batch))
+
+        @jax.custom_jvp  # because the loop over resets has no reverse gradient
+        def restart(state: State) -> State:
+            return _as_one_batch(self._reset_done, state, jnp.arange(batch))
+
+        @restart.defjvp
+        def restart_jvp(primals: tuple[State], tangents: tuple[State]) -> tuple[State, State]:
+            return restart(*primals), self._cut(tangents[0], primals[0].done > 0)
+
+        restarted = restart(batched)
         return jax.tree.map(
             lambda new, old: old if new is None else new, restarted, state, is_leaf=_is_none
+        )
+
+    def _cut(self, tangent: State, ended: jax.Array) -> State:
+        """The derivative of `_reset_done`: 0 for what a new episode has drawn."""
+
+        def cut(tree: Any) -> Any:
+            return jax.tree.map(
+                # Whole numbers have tangents of a type of their own.
+                lambda x: x if x.dtype == jax.dtypes.float0 else _where(ended, 0 * x, x),
+                tree,
+            )
+
+        info = {k: x if k in self._kept_info else cut(x) for k, x in tangent.info.items()}
+        return tangent.replace(
+            pipeline_state=cut(tangent.pipeline_state), obs=cut(tangent.obs), info=info
         )
 
     def _reset_done(self, state: State, domains: jax.Array) -> State:
