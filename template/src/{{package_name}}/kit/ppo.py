@@ -381,8 +381,8 @@ def make_ppo(
     def wrap(own: Callable[..., Env], key: str, batch: int, seed: ArrayLike | None) -> Env:
         randomize = None
         if randomization_fn is not None and seed is not None:
-            # Not the keys of the first reset: a system must not follow from its start. `split` gives
-            # what `fold_in` gives for 0, 1, 2 and so on.
+            # Not the keys of the first reset: a system must not follow from its start. (`split`
+            # gives what `fold_in` gives for 0, 1, 2 and so on.)
             rng = jax.random.split(jax.random.fold_in(_split(seed)[key], 2**32 - 1), batch)
             randomize = functools.partial(randomization_fn, rng=rng)
         env = (wrap_env_fn or own)(
