@@ -84,8 +84,7 @@ class Train:
 class Tune:
     """Search for settings of PPO that solve the task, many at once; needs the extra `tune`.
 
-    Results are kept in a folder. A second call continues the search; several processes may share
-    it at the same time.
+    Results are kept in a folder, and a second call continues the search.
     """
 
     task: TaskName = None
