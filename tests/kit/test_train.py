@@ -605,6 +605,13 @@ def test_a_refused_report_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.M
     assert not (tmp_path / "run").exists()
 
 
-def test_a_profile_is_written(tmp_path: Path) -> None:
+def test_a_profile_is_written_but_not_through_a_link(tmp_path: Path) -> None:
     run = quietly(toy_task(), run_dir=tmp_path / "run", options=Options(profile=True))
     assert list((run / "profile").rglob("*.xplane.pb"))
+    (run / "profile").rename(tmp_path / "outside")
+    (run / "profile").symlink_to(tmp_path / "outside")
+    before = list((tmp_path / "outside").rglob("*"))
+    longer = toy_task(num_timesteps=320)
+    with pytest.raises(UsageError, match="profile is a link"):
+        quietly(longer, run_dir=run, resume=True, options=Options(profile=True))
+    assert list((tmp_path / "outside").rglob("*")) == before

@@ -26,6 +26,7 @@ from .process import Saver, stop_requests
 from .programs import Programs
 from .task import Task
 
+PROFILE = ("profile", "plugins", "profile")  # what jax.profiler makes, below the first one
 CHUNK_SECONDS = 0.5  # from one look at signals, and one movement of the display, to the next
 
 Row = dict[str, float]
@@ -142,6 +143,8 @@ def train(
                 if run is None or not resume:
                     run = runs.make_folder(run)
                     stack.enter_context(runs.lock(run))
+                if options.profile:
+                    files.folder(run, *PROFILE)
                 try:
                     reporter = reporters(
                         run,
@@ -317,7 +320,7 @@ class _Loop:
         profiled: Any = contextlib.nullcontext()
         if self.profile_pending and (updates > 1 or done + updates == target):
             self.profile_pending = False
-            profiled = jax.profiler.trace(str(self.run / "profile"))
+            profiled = jax.profiler.trace(str(self.run / PROFILE[0]))
         with profiled:
             start = time.perf_counter()
             state, totals = self.programs.epoch(state, updates)
