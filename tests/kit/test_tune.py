@@ -526,9 +526,9 @@ def test_a_structure_whose_first_round_was_stopped_gets_another_one(
 
 
 def test_mistakes_get_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="--minutes has to be"):
+    with pytest.raises(UsageError, match="--minutes is -60, which has to be from 0 to"):
         search(tmp_path, -60)
-    with pytest.raises(UsageError, match="--threshold has to be"):
+    with pytest.raises(UsageError, match="--threshold is nan, which has to be"):
         search(tmp_path, threshold=float("nan"))
     with pytest.raises(UsageError, match="Nothing was found"):
         search(tmp_path / "new", 0)

@@ -317,14 +317,18 @@ class _Loop:
         self, state: TrainingState, updates: int, done: int, target: int
     ) -> tuple[TrainingState, Totals, float]:
         """The state after so many updates, their sums, and the seconds that they took."""
-        profiled: Any = contextlib.nullcontext()
-        if self.profile_pending and (updates > 1 or done + updates == target):
+        profiled = self.profile_pending and (updates > 1 or done + updates == target)
+        if profiled:
             self.profile_pending = False
-            profiled = jax.profiler.trace(str(self.run / PROFILE[0]))
-        with profiled:
-            start = time.perf_counter()
-            state, totals = self.programs.epoch(state, updates)
-            taken = time.perf_counter() - start
+            jax.profiler.start_trace(str(self.run / PROFILE[0]))
+        start = time.perf_counter()
+        state, totals = self.programs.epoch(state, updates)
+        taken = time.perf_counter() - start
+        if profiled:
+            try:
+                jax.profiler.stop_trace()
+            except RuntimeError as error:  # on a full disk
+                self.display.say(f"No profile: {str(error).splitlines()[0]}.")
         self._refuse_not_finite(totals, done + updates)
         return state, totals, taken
 

@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from . import files, fingerprint
+from .bounds import FINITE, MINUTES
 from .curve import bootstrap_interval, interquartile_mean
 from .display import Display
 from .errors import OutOfMemoryError, TrainingStopped, UsageError
@@ -60,7 +61,6 @@ EVALUATIONS = 8  # of a run with all steps
 EPISODES = 32  # of an evaluation, where those of config.py would take more steps than training
 SHOWN = 3  # settings in the table, besides those of config.py
 MAX_BYTES = 1e9  # of the observations that all members collect for an update
-MAX_MINUTES = 1e6
 
 
 def tune(
@@ -100,10 +100,9 @@ def tune(
       TrainingStopped: a signal ended the search.
       OutOfMemoryError: the device has too little memory for so many members.
     """
-    if not 0 <= minutes <= MAX_MINUTES:
-        raise UsageError(f"--minutes has to be from 0 to {MAX_MINUTES:,.0f}.")
-    if threshold is not None and not np.isfinite(threshold):
-        raise UsageError("--threshold has to be a finite number.")
+    MINUTES.check("--minutes", minutes)
+    if threshold is not None:
+        FINITE.check("--threshold", threshold)
     console = console or Console()
     place = folder or Path("tune") / name
     with stop_requests() as request, contextlib.ExitStack() as stack:
