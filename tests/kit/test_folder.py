@@ -311,11 +311,11 @@ def test_no_append_lands_outside(run: Path, tmp_path: Path) -> None:
 
 def test_a_link_to_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    files.refuse_link(tmp_path / "folder")
-    files.refuse_link(tmp_path / "missing")
+    files.refuse_no_folder(tmp_path / "folder")
+    files.refuse_no_folder(tmp_path / "missing")
     for target in ("folder", "nowhere"):
         (tmp_path / f"to_{target}").symlink_to(target)
-        said = refused(files.refuse_link, tmp_path / f"to_{target}")
+        said = refused(files.refuse_no_folder, tmp_path / f"to_{target}")
         assert f"to_{target} is a link" in said
 
 
@@ -337,11 +337,12 @@ def test_a_full_disk_keeps_what_there_was(name: str, run: Path) -> None:
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-def test_a_folder_in_the_way_is_an_error_about_that_file(tmp_path: Path) -> None:
+def test_a_file_in_the_way_is_an_error_about_that_file(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").touch()
-    with pytest.raises(files.FileError, match="File exists") as error:
-        runs.save_checkpoint(tmp_path, state_of(1), 0)
-    assert error.value.filename == str(tmp_path / "checkpoints")
+    assert "checkpoints is no folder" in refused(runs.save_checkpoint, tmp_path, state_of(1), 0)
+    with pytest.raises(files.FileError, match="Not a directory") as error:
+        files.folder(tmp_path / "checkpoints", "in it")
+    assert error.value.filename == str(tmp_path / "checkpoints" / "in it")
 
 
 def test_checkpoints_that_can_t_be_deleted_are_an_error_about_them(
@@ -369,6 +370,48 @@ def test_others_may_read_a_run_as_the_umask_says(run: Path) -> None:
     mode = (run / "config.json").stat().st_mode
     (run / "plain").touch()
     assert mode == (run / "plain").stat().st_mode
+
+
+# ---- folders that libraries write to ------------------------------------------------------------
+
+
+def put(kind: str, path: Path, outside: Path) -> None:
+    """Something that is no folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "link":
+        path.symlink_to(outside)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.touch()
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "file"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        *(["profile"], ["profile", "plugins"], ["profile", "plugins", "profile"]),
+        *(["tensorboard"], ["wandb"], ["replay"], ["checkpoints"]),
+    ],
+)
+def test_a_folder_for_a_library_is_one(tmp_path: Path, names: list[str], kind: str) -> None:
+    run, outside = tmp_path / "run", tmp_path / "outside"
+    outside.mkdir()
+    put(kind, run.joinpath(*names), outside)
+    said = refused(files.folder, run, *names)
+    assert str(run.joinpath(*names)) in said
+    assert ("is a link" if kind == "link" else "is no folder") in said
+    assert not list(outside.iterdir())
+
+
+def test_a_library_finds_no_link_in_its_folder(tmp_path: Path) -> None:
+    made = files.folder(tmp_path, "a", "b")
+    assert made == tmp_path / "a" / "b" == files.folder(tmp_path, "a", "b")
+    (made / "2026_01_01").symlink_to(tmp_path)
+    assert "2026_01_01 is a link" in refused(files.folder, tmp_path, "a", "b")
+    files.folder(tmp_path, "a", "b", own_links=True)
+    with pytest.raises(files.FileError):
+        files.folder(tmp_path, "a", "c" * 300)
 
 
 # ---- reading what no run has --------------------------------------------------------------------

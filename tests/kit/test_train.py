@@ -20,7 +20,7 @@ import kit as kit_package
 import numpy as np
 import pytest
 from brax.envs.base import State
-from kit import runs
+from kit import devices, runs
 from kit.errors import OutOfMemoryError, TrainingDivergedError, TrainingStopped, UsageError
 from kit.programs import Programs
 from kit.task import Task
@@ -202,10 +202,14 @@ print(float(sum(abs(x).sum() for x in jax.tree.leaves(kept[-1].params))))
 """
 
 
-def two_processes(code: str, **values: Any) -> list["subprocess.Popen[str]"]:
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+        return int(free.getsockname()[1])
+
+
+def two_processes(code: str, **values: Any) -> list["subprocess.Popen[str]"]:
+    port = free_port()
     return [python(code.format(port=port, id=i, **values), devices=2) for i in range(2)]
 
 
@@ -279,6 +283,61 @@ def test_a_process_that_is_told_too_little(flag: str) -> None:
         2,
         "--coordinator, --num-processes and --process-id go together.\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("address", "number", "id", "sentence"),
+    [
+        ("localhost", 2, 1, "'localhost', which has to be HOST:PORT"),
+        ("localhost:", 2, 1, "which has to be HOST:PORT"),
+        (":1234", 2, 1, "which has to be HOST:PORT"),
+        ("localhost:0", 2, 1, "which has to be HOST:PORT"),
+        ("localhost:99999", 2, 1, "which has to be HOST:PORT"),
+        ("http://localhost:1234", 2, 1, "which has to be HOST:PORT"),
+        ("::1:1234", 2, 1, "which has to be HOST:PORT, such as 10.0.0.1:1234 or [::1]:1234."),
+        ("local host:1234", 2, 1, "which has to be HOST:PORT"),
+        ("localhost:1234", 0, 0, "--num-processes is 0, which has to be from 1 to 1,000,000."),
+        ("localhost:1234", 2, 2, "--process-id is 2, which has to be from 0 to 1."),
+        ("localhost:1234", 2, -1, "--process-id is -1, which has to be from 0 to 1."),
+    ],
+)
+def test_what_can_t_be_joined_is_said_at_once(
+    address: str, number: int, id: int, sentence: str
+) -> None:
+    with pytest.raises(UsageError) as error:
+        devices.join(address, number, id)
+    assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_processes_that_never_come_are_waited_for_no_longer_than_asked(number: int) -> None:
+    place = f"localhost:{free_port()}"
+    args = ["train", "--coordinator", place, "--num-processes", "2", "--process-id", str(number)]
+    process = python(COMMAND.format(steps=32, args=[*args, "--join-timeout", "1.5"]))
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (2, "")
+    waiting, ended = err.splitlines()
+    assert waiting.startswith(f"Waiting for the other processes, with process 0 at {place}, for at")
+    assert ended.startswith("After 1.5 s not all processes have joined")
+
+
+def test_ctrl_c_ends_waiting_for_other_processes() -> None:
+    args = ["train", "--coordinator", f"localhost:{free_port()}", "--num-processes", "2"]
+    process = python(COMMAND.format(steps=32, args=[*args, "--process-id", "1"]))
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("Waiting for the other processes")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "Interrupted.\n")
+
+
+def test_a_port_that_is_taken() -> None:
+    with socket.socket(socket.AF_INET6) as taken:
+        taken.bind(("::1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError, match=f"Process 0 can't listen at port {port} "):
+            devices.join(f"localhost:{port}", 2, 0)
 
 
 def test_processes_that_nothing_tells_of_each_other() -> None:
@@ -605,6 +664,29 @@ def test_a_refused_report_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.M
     assert not (tmp_path / "run").exists()
 
 
-def test_a_profile_is_written(tmp_path: Path) -> None:
-    run = quietly(toy_task(), run_dir=tmp_path / "run", options=Options(profile=True))
+def test_a_profile_is_written_but_not_through_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = jax.profiler.stop_trace
+
+    def on_a_full_disk() -> None:
+        stop()
+        raise RuntimeError("OUT_OF_RANGE: vm.xplane.pb; No space left on device")
+
+    monkeypatch.setattr(jax.profiler, "stop_trace", on_a_full_disk)
+    text = io.StringIO()
+    run = train(
+        toy_task(),
+        run_dir=tmp_path / "run",
+        options=Options(profile=True),
+        console=Console(file=text),
+    )
+    assert "No profile: OUT_OF_RANGE" in text.getvalue()  # and the run goes on to its end
     assert list((run / "profile").rglob("*.xplane.pb"))
+    (run / "profile").rename(tmp_path / "outside")
+    (run / "profile").symlink_to(tmp_path / "outside")
+    before = list((tmp_path / "outside").rglob("*"))
+    longer = toy_task(num_timesteps=320)
+    with pytest.raises(UsageError, match="profile is a link"):
+        quietly(longer, run_dir=run, resume=True, options=Options(profile=True))
+    assert list((tmp_path / "outside").rglob("*")) == before

@@ -32,6 +32,7 @@ from . import replay as replaying
 from . import train as training
 from . import tune as tuning
 from .actions import action_space_of
+from .bounds import FINITE, FRAMES, MANY, MINUTES, SECONDS, SEED, STEPS, check_all
 from .errors import OutOfMemoryError, TrainingDivergedError, TrainingStopped, UsageError
 from .ppo import PPOConfig
 from .process import leave, leaving_on_signals
@@ -50,9 +51,9 @@ class Check:
     """Which task of config.py; the first one by default."""
     json: bool = False
     """Print JSON."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """Seed of all keys and actions."""
-    time_limit: float = 60.0
+    time_limit: Annotated[float, SECONDS] = 60.0
     """Seconds of tracing and running, not compiling, after which the check stops unfinished."""
 
 
@@ -78,21 +79,22 @@ class Train:
     """How many processes train together; goes with --coordinator."""
     process_id: int | None = None
     """Which of them this is, from 0; goes with --coordinator."""
+    join_timeout: Annotated[float, SECONDS] = 300.0
+    """Seconds to wait for the other processes."""
 
 
 @dataclass
 class Tune:
     """Search for settings of PPO that solve the task, many at once; needs the extra `tune`.
 
-    Results are kept in a folder. A second call continues the search; several processes may share
-    it at the same time.
+    Results are kept in a folder, and a second call continues the search.
     """
 
     task: TaskName = None
     """Which task of config.py; the first one by default."""
-    minutes: float = 10.0
+    minutes: Annotated[float, MINUTES] = 10.0
     """How long to search, compiling included; 0 shows what was found before."""
-    threshold: float | None = None
+    threshold: Annotated[float | None, FINITE] = None
     """The return that solves the task; settings that reach it on 256 seeds end the search."""
     write: bool = False
     """Write what was found into config.py."""
@@ -110,15 +112,15 @@ class Play:
 
     run: Run
     """A run folder."""
-    steps: int | None = None
+    steps: Annotated[int | None, STEPS] = None
     """Which checkpoint, by its number of steps; the newest by default."""
-    episodes: int = 128
+    episodes: Annotated[int, MANY] = 128
     """Episodes to evaluate."""
-    max_frames: int = 200
+    max_frames: Annotated[int, FRAMES] = 200
     """Frames of each drawn episode."""
-    seed: int | None = None
+    seed: Annotated[int | None, SEED] = None
     """Which seed of the run; the best one by default."""
-    episode_seed: int = 0
+    episode_seed: Annotated[int, SEED] = 0
     """Seed of the episodes."""
 
 
@@ -151,7 +153,7 @@ class Replay:
 
     run: Run
     """A run folder."""
-    max_frames: int = 100
+    max_frames: Annotated[int, FRAMES] = 100
     """How many of the states up to it to draw."""
 
 
@@ -161,9 +163,9 @@ class Export:
 
     run: Run
     """A run folder."""
-    steps: int | None = None
+    steps: Annotated[int | None, STEPS] = None
     """Which checkpoint, by its number of steps; the newest by default."""
-    seed: int | None = None
+    seed: Annotated[int | None, SEED] = None
     """Which seed of the run; the best one by default."""
     onnx: bool = False
     """Write ONNX too; needs the extra `onnx`."""
@@ -202,6 +204,7 @@ def _run(program: str, config: str | ModuleType, args: Sequence[str]) -> None:
         module = importlib.import_module(config) if isinstance(config, str) else config
         tasks = tasks_in(module)
         command = _parse(program, tasks, args)
+        check_all(command)
         if isinstance(command, Tune):
             command.config = module.__file__
         COMMANDS[str(args[0])][1](program, tasks, command)
@@ -209,6 +212,10 @@ def _run(program: str, config: str | ModuleType, args: Sequence[str]) -> None:
         _fail(2, str(error))
     except (TrainingDivergedError, OutOfMemoryError) as error:
         _fail(1, str(error))
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
+            raise
+        _fail(1, "The device has too little memory: ask for fewer --episodes, or use another one.")
     except files.FileError as error:
         _fail(1, f"{error.filename} can't be used: {files.reason(error)}.")
     except BrokenPipeError:  # as in `train --help | head`
@@ -279,8 +286,6 @@ def _default_settings(tasks: Mapping[str, Task], args: Sequence[str]) -> PPOConf
 
 
 def _check(program: str, tasks: Mapping[str, Task], asked: Check) -> None:
-    if not 0 <= asked.seed < 2**32 or not 0 < asked.time_limit < float("inf"):
-        raise UsageError("--seed has to be from 0 to 4294967295, --time-limit greater than 0.")
     _, task = choose(tasks, asked.task)
     report = checker.examine(
         task.environment(),
@@ -303,7 +308,7 @@ def _train(program: str, tasks: Mapping[str, Task], asked: Train) -> None:
     if not alone and None in (asked.coordinator, asked.num_processes, asked.process_id):
         raise UsageError("--coordinator, --num-processes and --process-id go together.")
     if asked.distributed or not alone:
-        devices.join(asked.coordinator, asked.num_processes, asked.process_id)
+        devices.join(asked.coordinator, asked.num_processes, asked.process_id, asked.join_timeout)
     elif asked.options.num_devices is None:
         devices.use_cores(asked.settings.num_seeds)
     _refuse_no_device()
@@ -354,11 +359,6 @@ def _tune(program: str, tasks: Mapping[str, Task], asked: Tune) -> None:
 
 
 def _play(program: str, tasks: Mapping[str, Task], asked: Play) -> None:
-    if asked.episodes < 1 or asked.max_frames < 2 or not 0 <= asked.episode_seed < 2**32:
-        raise UsageError(
-            "--episodes has to be 1 or more, --max-frames 2 or more, "
-            "--episode-seed from 0 to 4294967295."
-        )
     saved = runs.read_config(asked.run)
     settings = PPOConfig(**saved["settings"])
     _, task = choose(tasks, saved["task"])
@@ -428,8 +428,6 @@ def _diagnose(program: str, tasks: Mapping[str, Task], asked: Diagnose) -> None:
 
 
 def _replay(program: str, tasks: Mapping[str, Task], asked: Replay) -> None:
-    if asked.max_frames < 1:
-        raise UsageError("--max-frames has to be 1 or more.")
     saved = runs.read_config(asked.run)
     if saved["num_devices"] > 1:
         devices.use_cores(saved["settings"]["num_seeds"])

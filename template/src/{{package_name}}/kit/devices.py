@@ -7,7 +7,12 @@ otherwise the environments and the minibatches are.
 """
 
 import contextlib
+import errno
 import os
+import re
+import socket
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +23,7 @@ from brax.envs.base import Env, State, Wrapper
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, PartitionSpec
 
+from .bounds import MANY, Bounds
 from .errors import UsageError
 from .process import keep_stdout_for_python
 from .pytrees import raw
@@ -142,7 +148,10 @@ def divide_members(fun: Callable[..., Any], mesh: Mesh | None) -> Callable[..., 
 
 
 def join(
-    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    timeout: float = 300.0,
 ) -> None:
     """Lets this process train together with others, through `jax.distributed`.
 
@@ -150,25 +159,84 @@ def join(
       coordinator: HOST:PORT of the process 0; JAX asks SLURM, Open MPI or Kubernetes if None.
       num_processes: how many there are.
       process_id: which one this is.
+      timeout: seconds to wait for the others.
 
     Raises:
       UsageError: JAX was used before, nothing says who the others are, or they can't be reached.
     """
+    address = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    if address is not None and not _is_address(address):
+        raise UsageError(
+            f"The address of process 0 is {address!r}, which has to be HOST:PORT, such as "
+            "10.0.0.1:1234 or [::1]:1234."
+        )
+    if num_processes is not None and process_id is not None:
+        MANY.check("--num-processes", num_processes)
+        Bounds(0, num_processes - 1).check("--process-id", process_id)
+    if address is not None and process_id == 0:
+        _refuse_taken_port(int(address.rpartition(":")[2]))
     # JAX would take SIGTERM away from the run, which saves everything when it gets one.
     jax.config.update("jax_enable_preemption_service", False)
-    try:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
-    except (ValueError, RuntimeError) as error:
-        if "before any JAX" in str(error):
-            raise UsageError(
-                "JAX was used before the processes could join: move what uses it in env.py, "
-                "encoder.py and config.py from module level into functions."
-            ) from None
+    failed: list[Exception] = []
+
+    def connect() -> None:
+        try:
+            # JAX aborts the process at the end of its own time.
+            patience = int(timeout) + 60
+            jax.distributed.initialize(
+                coordinator, num_processes, process_id, initialization_timeout=patience
+            )
+        except Exception as error:  # whatever the ways to find the others raise
+            failed.append(error)
+
+    # In a thread, so that signals and the end of the time are noticed.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(1)
+    others = f"the other processes, with process 0 at {address}" if address else "other processes"
+    if thread.is_alive():
+        text = f"Waiting for {others}, for at most {timeout:g} s (--join-timeout)."
+        print(text, file=sys.stderr, flush=True)
+        thread.join(timeout)
+    if thread.is_alive():
         raise UsageError(
-            f"The processes can't join ({str(error).splitlines()[0]}): start them with srun or "
-            "mpirun, or name --coordinator HOST:PORT, --num-processes and --process-id."
-        ) from None
-    keep_stdout_for_python()
+            f"After {timeout:g} s not all processes have joined ({others}): see that all run and "
+            "have the same address, and that no firewall is between them."
+        )
+    if not failed:
+        return keep_stdout_for_python()
+    why = (str(failed[0]) or type(failed[0]).__name__).splitlines()[0]
+    if "before any JAX" in str(failed[0]):
+        raise UsageError(
+            "JAX was used before the processes could join: move what uses it in env.py, "
+            "encoder.py and config.py from module level into functions."
+        )
+    raise UsageError(
+        f"The processes can't join ({why}): start them with srun or mpirun, or name --coordinator "
+        "HOST:PORT, --num-processes and --process-id."
+    )
+
+
+def _refuse_taken_port(port: int) -> None:
+    """Raises UsageError where JAX could not listen, because it may crash then."""
+    if "JAX_COORDINATOR_BIND_ADDRESS" in os.environ:
+        return
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("::", port))
+    except OSError as error:
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):  # others may be of IPv6 alone
+            raise UsageError(
+                f"Process 0 can't listen at port {port} ({error.strerror}): name another one in "
+                "--coordinator, for all processes."
+            ) from None
+
+
+def _is_address(text: str) -> bool:
+    """Whether it is HOST:PORT; an IPv6 address has brackets."""
+    found = re.fullmatch(r"(\[[\w:.%]+\]|[\w.-]+):([0-9]{1,5})", text)
+    return found is not None and 1 <= int(found[2]) < 2**16
 
 
 def is_first() -> bool:

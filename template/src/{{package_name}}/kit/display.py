@@ -24,7 +24,7 @@ from rich.text import Text
 
 from .actions import ActionSpace, Continuous, Discrete
 from .errors import UsageError
-from .files import printable, quoted, refuse_link
+from .files import folder, printable, quoted, refuse_no_folder
 from .ppo import PPOConfig
 
 Row = Mapping[str, float]
@@ -294,7 +294,8 @@ class Reporter:
                 call(part)
             except Exception as error:  # wandb's have no common class
                 self._parts.remove(part)
-                self._say(f"{part.name} gets no more reports: {error or type(error).__name__}.")
+                why = (str(error) or type(error).__name__).rstrip(".")
+                self._say(f"{part.name} gets no more reports: {why}.")
 
 
 def require_extras(tensorboard: bool, wandb: str | None) -> None:
@@ -352,10 +353,10 @@ class _TensorBoard:
     name = "TensorBoard"
 
     def __init__(self, run: Path, settings: PPOConfig) -> None:
-        self._folder, self._num_seeds = run / "tensorboard", settings.num_seeds
+        self._run, self._num_seeds = run, settings.num_seeds
         self._writers: dict[str, Any] = {}
-        self.place = f"{self.name}: tensorboard --logdir {quoted(self._folder)}"
-        refuse_link(self._folder)
+        self.place = f"{self.name}: tensorboard --logdir {quoted(run / 'tensorboard')}"
+        refuse_no_folder(run / "tensorboard")
 
     def report(self, row: Row) -> None:
         from tensorboardX.proto.summary_pb2 import Summary
@@ -384,10 +385,8 @@ class _TensorBoard:
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         if name not in self._writers:
-            folder = self._folder / name
-            refuse_link(folder)
-            folder.mkdir(parents=True, exist_ok=True)
-            writer = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
+            place = folder(self._run, "tensorboard", *filter(None, [name]))
+            writer = EventsWriter(str(place / "events"), f".{time.time_ns()}")
             # Hides what a killed run reported after the checkpoint that this one went on from.
             start = SessionLog(status=SessionLog.START)
             writer.write_event(Event(wall_time=time.time(), step=steps, session_log=start))
@@ -402,9 +401,9 @@ class _Wandb:
     def __init__(self, run: Path, settings: PPOConfig, project: str) -> None:
         import wandb  # type: ignore[import-not-found, unused-ignore]
 
-        refuse_link(run / "wandb")
+        kept = folder(run, "wandb", own_links=True)
         # wandb names its folders (offline-)run-<date>_<time>-<id>.
-        names = sorted(folder.name.removeprefix("offline-") for folder in run.glob("wandb/*run-*"))
+        names = sorted(path.name.removeprefix("offline-") for path in kept.glob("*run-*"))
         ids = [found[1] for name in names if (found := re.fullmatch(r"run-\d+_\d+-(\w+)", name))]
         try:
             self._run = wandb.init(

@@ -55,13 +55,39 @@ def reason(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
-def refuse_link(path: Path) -> None:
-    """Raises UsageError if `path` is a link."""
+def refuse_no_folder(path: Path) -> None:
+    """Raises UsageError if there is something at `path` that is no folder, or a link to one."""
     if path.is_symlink():
         raise UsageError(
             f"{path} is a link, and links are not followed: put what it leads to in its place, or "
             "remove it."
         )
+    if os.path.lexists(path) and not path.is_dir():
+        raise UsageError(f"{path} is no folder, but a run has a folder there: remove it.")
+
+
+def folder(place: Path, *names: str, own_links: bool = False) -> Path:
+    """Makes PLACE/NAME/NAME/... for a library that writes there, and that would follow links.
+
+    Args:
+      place: a folder.
+      names: of the folders in it, one in another; made where they are missing.
+      own_links: whether the library keeps links of its own in the last one.
+
+    Raises:
+      UsageError: one of them is a link or no folder, or the last one holds a link.
+      FileError: one can't be made.
+    """
+    path = place
+    for name in names:
+        path = path / name
+        with naming(path):
+            refuse_no_folder(path)
+            path.mkdir(exist_ok=True)
+    for entry in () if own_links else path.iterdir():
+        if entry.is_symlink():
+            refuse_no_folder(entry)
+    return path
 
 
 @contextlib.contextmanager

@@ -43,6 +43,10 @@ class Curves:
         """These members and those of `other`, which were evaluated after the same steps."""
         return Curves(self.steps, np.hstack([self.returns, other.returns]))
 
+    def split(self, count: int) -> list["Curves"]:
+        """Those of each of `count` settings, whose members take turns."""
+        return [Curves(self.steps, self.returns[:, i::count]) for i in range(count)]
+
 
 @dataclass
 class Trainer:
@@ -70,7 +74,7 @@ class Trainer:
         steps: int,
         evaluations: int,
         seconds: float,
-    ) -> Curves:
+    ) -> Curves | None:
         """Trains from the start.
 
         Args:
@@ -79,7 +83,10 @@ class Trainer:
           seed: of the first member; that of the next one is 1 larger.
           steps: how long; rounded up to whole updates.
           evaluations: how many, evenly spaced; the last one is at the end.
-          seconds: after so long the run is cut off, and its last evaluation stands for the others.
+          seconds: after so long the run is cut off.
+
+        Returns:
+          The curves, which are NaN after a member has diverged; None if the run was cut off.
         """
         programs, per_update = self.compiled(settings), settings.steps_per_update
         updates = -(-steps // per_update)
@@ -94,7 +101,9 @@ class Trainer:
         end, done, chunk = time.monotonic() + seconds, 0, 1
         with Display(self.console, updates * per_update) as display:
             for target in targets:
-                while done < target and time.monotonic() < end and finite.any():
+                while done < target and finite.any():
+                    if time.monotonic() >= end:
+                        return None
                     chunk = min(chunk, int(target) - done)
                     start = time.monotonic()
                     state, totals = programs.epoch(state, chunk)
@@ -107,9 +116,6 @@ class Trainer:
                     chunk = max(1, min(10 * chunk, int(CHUNK_SECONDS * chunk / taken)))
                     self.check()
                 returns.append(np.where(finite, programs.evaluate(state)[RETURN], np.nan))
-                if done < target:
-                    break
-        returns += returns[-1:] * (len(targets) - len(returns))
         return Curves(targets * per_update, np.array(returns, float))
 
     def speed(self, settings: PPOConfig) -> float:

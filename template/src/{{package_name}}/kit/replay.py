@@ -86,7 +86,7 @@ def replay(
     task = tasks if isinstance(tasks, Task) else choose(tasks, saved["task"])[1]
     task = replace(task, settings=PPOConfig(**saved["settings"]))
     runs.refuse_other_sizes(run, task.environment())
-    files.refuse_link(run / "replay")
+    files.refuse_no_folder(run / "replay")
     counts = range(1, jax.device_count() + 1)
     programs = Programs(task, max(n for n in counts if saved["num_devices"] % n == 0))
     changes = runs.changes_since(run, programs.environment, programs.ppo, programs.num_devices)
@@ -564,7 +564,7 @@ class _Look:
         written = []
         problem = ""
         try:
-            folder.mkdir(exist_ok=True)
+            files.folder(self.run, "replay")
             for name, tree in {"before": before, "after": after}.items():
                 arrays = _named(tree)
                 if name == "before" and action is not None:

@@ -289,10 +289,7 @@ def forget_after(run: Path, steps: int) -> None:
 
 def save_checkpoint(run: Path, state: TrainingState, steps: int) -> None:
     """Writes the parameters and running statistics of `state`; raises FileError."""
-    folder = run / "checkpoints"
-    files.refuse_link(folder)
-    with files.naming(folder):
-        folder.mkdir(exist_ok=True)
+    folder = files.folder(run, "checkpoints")
     pytrees.save(folder / f"{steps:012d}.msgpack", _policy_alone(state))
 
 
@@ -305,10 +302,10 @@ def checkpoints(run: Path) -> dict[int, Path]:
     """The run's checkpoints by number of steps, the newest last; other files are left out.
 
     Raises:
-      UsageError: the folder of checkpoints is a link.
+      UsageError: the folder of checkpoints is a link or no folder.
     """
     folder = run / "checkpoints"
-    files.refuse_link(folder)
+    files.refuse_no_folder(folder)
     found = sorted(path for path in folder.glob("*.msgpack") if not path.is_dir())
     return {int(path.stem): path for path in found if re.fullmatch("[0-9]{12,18}", path.stem)}
 

@@ -26,6 +26,7 @@ from .process import Saver, stop_requests
 from .programs import Programs
 from .task import Task
 
+PROFILE = ("profile", "plugins", "profile")  # what jax.profiler makes, below the first one
 CHUNK_SECONDS = 0.5  # from one look at signals, and one movement of the display, to the next
 
 Row = dict[str, float]
@@ -140,6 +141,8 @@ def train(
                 if run is None or not resume:
                     run = runs.make_folder(run)
                     stack.enter_context(runs.lock(run))
+                if options.profile:
+                    files.folder(run, *PROFILE)
                 try:
                     reporter = reporters(
                         run,
@@ -315,14 +318,18 @@ class _Loop:
         self, state: TrainingState, updates: int, done: int, target: int
     ) -> tuple[TrainingState, Totals, float]:
         """The state after so many updates, their sums, and the seconds that they took."""
-        profiled: Any = contextlib.nullcontext()
-        if self.profile_pending and (updates > 1 or done + updates == target):
+        profiled = self.profile_pending and (updates > 1 or done + updates == target)
+        if profiled:
             self.profile_pending = False
-            profiled = jax.profiler.trace(str(self.run / "profile"))
-        with profiled:
-            start = time.perf_counter()
-            state, totals = self.programs.epoch(state, updates)
-            taken = time.perf_counter() - start
+            jax.profiler.start_trace(str(self.run / PROFILE[0]))
+        start = time.perf_counter()
+        state, totals = self.programs.epoch(state, updates)
+        taken = time.perf_counter() - start
+        if profiled:
+            try:
+                jax.profiler.stop_trace()
+            except RuntimeError as error:  # on a full disk
+                self.display.say(f"No profile: {str(error).splitlines()[0]}.")
         self._refuse_not_finite(totals, done + updates)
         return state, totals, taken
 
