@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import check as checker
-from . import config_file, devices, files, fingerprint, rollout, runs
+from . import commands, config_file, devices, files, fingerprint, rollout, runs
 from . import diagnose as diagnosing
 from . import export as exporting
 from . import replay as replaying
@@ -204,7 +204,7 @@ def _run(program: str, config: str | ModuleType, args: Sequence[str]) -> None:
         command = _parse(program, tasks, args)
         if isinstance(command, Tune):
             command.config = module.__file__
-        COMMANDS[str(args[0])][1](program, tasks, command)
+        COMMANDS[str(args[0])][1](commands.again(program), tasks, command)
     except UsageError as error:
         _fail(2, str(error))
     except (TrainingDivergedError, OutOfMemoryError) as error:
@@ -327,10 +327,10 @@ def _train(program: str, tasks: Mapping[str, Task], asked: Train) -> None:
         resume=asked.resume is not None,
         init_from=asked.init_from,
         options=asked.options,
-        program=f"uv run {program} ",
+        program=f"{program} ",
     )
     if devices.is_first():
-        print(f"Done. See what it learned: uv run {program} play {files.quoted(run)}")
+        print(f"Done. See what it learned: {program} play {files.quoted(run)}")
 
 
 def _tune(program: str, tasks: Mapping[str, Task], asked: Tune) -> None:
@@ -344,7 +344,7 @@ def _tune(program: str, tasks: Mapping[str, Task], asked: Tune) -> None:
     if not changed:
         print("The settings of config.py are the best ones that are known.")
     elif asked.write and asked.config and config_file.write(Path(asked.config), name, changed):
-        print(f"Written into config.py. To train: uv run {program} train {name}")
+        print(f"Written into config.py. To train: {program} train {name}")
     else:
         if asked.write:
             print(f"Not written, because config.py does not say {name} = Task(... PPOConfig(...)).")

@@ -18,7 +18,6 @@ partly luck.
 import contextlib
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import time
 import warnings
@@ -32,7 +31,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
-from . import files, fingerprint
+from . import commands, files, fingerprint
 from .curve import bootstrap_interval, interquartile_mean
 from .display import Display
 from .errors import OutOfMemoryError, TrainingStopped, UsageError
@@ -520,10 +519,7 @@ def table(own: PPOConfig, results: list[Result], threshold: float | None) -> Tab
 
 
 def _import_optuna() -> Any:
-    if importlib.util.find_spec("optuna") is None:
-        raise UsageError(
-            "tune needs the package optuna: install the extra with `uv sync --extra tune`."
-        )
+    commands.require("optuna", "tune", "tune")
     import optuna  # type: ignore[import-not-found, unused-ignore]
 
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
