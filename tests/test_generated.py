@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -99,6 +100,59 @@ def test_importing_it_prints_nothing(render: Render) -> None:
     code = "import my_env, my_env.__main__; import brax.envs; brax.envs.get_environment('my_env')"
     result = python(render(observation="hybrid"), "-c", code)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+SECOND = """
+
+class Line(MyEnv):
+    \"\"\"Another task, in a file of its own or beside the first one.\"\"\"
+"""
+TASKS = """
+line = dataclasses.replace(task, environment=Line)
+wide: Task = dataclasses.replace(line, environment=functools.partial(Line, arena=4.0))
+encoder = dict()
+"""
+IMPORTS = "from .env import MyEnv"
+MAKE = """
+import sys, my_env
+assert "my_env.config" not in sys.modules
+from brax.envs import get_environment
+print([type(get_environment(name)).__name__ for name in ("my_env", "line", "wide")])
+print(get_environment("wide").arena, get_environment("line", arena=3.0).arena)
+try:
+    get_environment("encoder")
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("file", ["env", "second"])
+def test_brax_makes_the_environment_of_each_task(render: Render, tmp_path: Path, file: str) -> None:
+    """Without importing config.py, and so the networks, before one is made."""
+    project = shutil.copytree(render() / "src", tmp_path / "src").parent
+    package = project / "src" / "my_env"
+    second = package / f"{file}.py"
+    second.write_text(second.read_text() + SECOND if second.exists() else IMPORTS + SECOND)
+    config = (package / "config.py").read_text()
+    imports = f"import dataclasses\nimport functools\nfrom .{file} import Line\n"
+    (package / "config.py").write_text(config.replace("from .env", imports + "from .env") + TASKS)
+    result = python(project, "-c", MAKE)
+    assert result.stdout.splitlines() == [
+        "['MyEnv', 'Line', 'Line']",
+        "4.0 3.0",
+        "There is no task 'encoder'; config.py defines task, line, wide.",
+    ], result.stderr
+
+
+@pytest.mark.parametrize("code", ["(", "raise RuntimeError", None])
+def test_an_environment_does_not_need_config_py(
+    render: Render, tmp_path: Path, code: str | None
+) -> None:
+    project = shutil.copytree(render() / "src", tmp_path / "src").parent
+    config = project / "src" / "my_env" / "config.py"
+    config.unlink() if code is None else config.write_text(code)
+    result = python(project, "-c", "import my_env; my_env.MyEnv()")
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_a_renamed_class_is_an_error_that_says_where_else_to_rename_it(
