@@ -102,6 +102,62 @@ def test_importing_it_prints_nothing(render: Render) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
+CORRIDOR = '''
+"""Another task: nothing of the first one is left. Walk to the end of a corridor."""
+
+import jax
+import jax.numpy as jnp
+from brax.envs.base import Env, State
+
+from .kit.actions import Discrete
+
+LENGTH = 6
+
+
+class Corridor(Env):
+    """Three actions: back, stay, forth."""
+
+    observation_size = LENGTH
+    action_space = Discrete(3)
+    action_size = 3
+    backend = "none"
+
+    def reset(self, rng: jax.Array) -> State:
+        cell = jax.random.randint(rng, (), 0, LENGTH - 1)
+        zero = jnp.zeros((), jnp.float32)
+        return State(cell, jax.nn.one_hot(cell, LENGTH), zero, zero)
+
+    def step(self, state: State, action: jax.Array) -> State:
+        cell = jnp.clip(state.pipeline_state + action - 1, 0, LENGTH - 1)
+        done = jnp.float32(cell == LENGTH - 1)
+        obs = jax.nn.one_hot(cell, LENGTH)
+        return state.replace(pipeline_state=cell, obs=obs, reward=done - 0.1, done=done)
+'''
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("observation", ["vector", "hybrid"])
+def test_no_test_is_red_once_env_py_is_rewritten(
+    render: Render, tmp_path: Path, observation: str
+) -> None:
+    """As its README says it: another class, in three files; other sizes, names and actions."""
+    project = shutil.copytree(render(observation=observation), tmp_path / "my-env")
+    package = project / "src" / "my_env"
+    (package / "env.py").write_text(CORRIDOR.lstrip())
+    (package / "encoder.py").unlink(missing_ok=True)
+    for name in ("config.py", "__init__.py"):
+        text = (package / name).read_text().replace("MyEnv", "Corridor")
+        text = re.sub(r"^ *(from .encoder .*|encoder=.*)\n", "", text, flags=re.M)
+        (package / name).write_text(text)
+    result = python(project, "-m", "pytest", "-p", "no:cacheprovider")
+    assert result.returncode == 0, result.stdout
+    assert re.search(r"SKIPPED .* test.*env.py", result.stdout), result.stdout
+    if observation == "vector":
+        assert "another task than at the start: delete these tests" in result.stdout
+    mypy = python(project, "-m", "mypy", "--cache-dir", str(tmp_path / "mypy"))
+    assert mypy.returncode == 0, mypy.stdout
+
+
 SECOND = """
 
 class Line(MyEnv):
