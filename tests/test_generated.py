@@ -149,13 +149,14 @@ def test_no_test_is_red_once_env_py_is_rewritten(
         text = (package / name).read_text().replace("MyEnv", "Corridor")
         text = re.sub(r"^ *(from .encoder .*|encoder=.*)\n", "", text, flags=re.M)
         (package / name).write_text(text)
-    result = python(project, "-m", "pytest", "-p", "no:cacheprovider")
-    assert result.returncode == 0, result.stdout
+    tests = [] if observation == "vector" else ["tests/test_env.py"]
+    result = python(project, "-m", "pytest", "-p", "no:cacheprovider", *tests)
+    assert result.returncode in (0, 5), result.stdout  # 5: no tests, because all are skipped
     assert re.search(r"SKIPPED .* test.*env.py", result.stdout), result.stdout
     if observation == "vector":
         assert "another task than at the start: delete these tests" in result.stdout
-    mypy = python(project, "-m", "mypy", "--cache-dir", str(tmp_path / "mypy"))
-    assert mypy.returncode == 0, mypy.stdout
+        mypy = python(project, "-m", "mypy", "--cache-dir", str(tmp_path / "mypy"))
+        assert mypy.returncode == 0, mypy.stdout
 
 
 SECOND = """

@@ -259,7 +259,9 @@ def _parse(program: str, tasks: Mapping[str, Task], args: Sequence[str]) -> Any:
     }
     texts = {name: kind.__doc__ or "" for name, (kind, _) in COMMANDS.items()}
     commands = tyro.extras.subcommand_type_from_defaults(defaults, descriptions=texts)
-    command = tyro.cli(commands, prog=program, args=args, config=(tyro.conf.OmitArgPrefixes,))
+    command = tyro.cli(
+        commands, prog=files.printable(program), args=args, config=(tyro.conf.OmitArgPrefixes,)
+    )
     if isinstance(command, Train) and command.task and [command.task] != list(args[1:2]):
         choose(tasks, command.task)
         raise UsageError(f"Name the task before the flags: train {command.task} ...")
