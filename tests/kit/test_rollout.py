@@ -61,8 +61,9 @@ def test_a_mask_is_black_and_white() -> None:
     np.testing.assert_array_equal(drawn(GREY > 100)[..., 0], [[0, 0], [255, 255]])
 
 
-def test_what_is_transparent_is_white() -> None:
-    see_through = np.concatenate([COLOURS, 0 * OPAQUE], -1)
+@pytest.mark.parametrize("convert", [np.asarray, Image.fromarray])
+def test_what_is_transparent_is_white(convert: Callable[[np.ndarray], Any]) -> None:
+    see_through = convert(np.concatenate([COLOURS, 0 * OPAQUE], -1))
     np.testing.assert_array_equal(drawn(see_through), np.full_like(COLOURS, 255))
 
 

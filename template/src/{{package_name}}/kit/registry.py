@@ -28,7 +28,7 @@ def register_tasks(package: str) -> None:
     code: bytes | None = None
     with contextlib.suppress(OSError):  # a package without config.py
         code = pkgutil.get_data(package, "config.py")
-    with contextlib.suppress(SyntaxError):  # which importing config.py reports
+    with contextlib.suppress(SyntaxError, ValueError):  # which importing config.py reports
         for statement in ast.parse(code or b"").body:
             match statement:
                 case (

@@ -237,7 +237,7 @@ def as_image(returned: Any) -> Image.Image:
       UsageError: anything else.
     """
     if isinstance(returned, Image.Image):
-        return returned.convert("RGB")
+        returned = returned.convert("RGBA")
     try:
         pixels = np.asarray(returned)
     except (TypeError, ValueError):  # such as lists of different lengths
