@@ -42,23 +42,6 @@ def import_project(src: Path):
     return my_env
 
 
-def give_back_device_put_replicated() -> None:
-    """Brax 0.14.2 calls `jax.device_put_replicated`, removed in JAX 0.10 (google/brax#671)."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
-    def put(tree, devices):
-        mesh = jax.sharding.Mesh(np.array(devices), ("i",))
-        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("i"))
-        return jax.tree.map(
-            lambda x: jax.device_put(jnp.stack([jnp.asarray(x)] * len(devices)), sharding), tree
-        )
-
-    if not hasattr(jax, "device_put_replicated"):
-        jax.device_put_replicated = put
-
-
 def watch_compilations() -> list[float]:
     """Seconds of each compilation in this process, from now on."""
     import jax

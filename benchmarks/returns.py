@@ -50,16 +50,17 @@ def main() -> None:
 
 
 def measure(kind: str, src: str, *, seeds: int, brax: bool) -> None:
-    project.give_back_device_put_replicated()
     my_env = project.import_project(Path(src))
     import jax
     import numpy as np
     from brax.training.agents.ppo import train as ppo_train
     from brax.training.agents.ppo.networks import make_inference_fn
     from my_env.config import task
+    from my_env.kit.brax_trainers import enable_brax_trainers
     from my_env.kit.ppo import policy_params
     from my_env.kit.wrappers import wrap_for_training
 
+    enable_brax_trainers()
     best, random = project.best_and_random_return(my_env, task)
     ppo = task.make_ppo()
     init, epoch = jax.jit(ppo.init), jax.jit(ppo.epoch)

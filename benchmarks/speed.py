@@ -126,12 +126,13 @@ def emitted(src: Path, threshold: float, times: int) -> dict:
 
 
 def brax(src: Path, threshold: float, times: int) -> dict:
-    project.give_back_device_put_replicated()
     project.import_project(src)
     from brax.training.agents.ppo import train as ppo
     from my_env.config import task
+    from my_env.kit.brax_trainers import enable_brax_trainers
     from my_env.kit.wrappers import wrap_for_training
 
+    enable_brax_trainers()
     compiled, solved, speeds = project.watch_compilations(), [], []
 
     def progress(_, metrics) -> None:

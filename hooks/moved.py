@@ -64,4 +64,6 @@ def move(project: Path, package: str, old: str, new: str, version: str) -> None:
 
 if __name__ == "__main__":
     _, package, old, new = sys.argv
+    if not package.isidentifier():  # from .copier-answers.yml, where it may be anything
+        sys.exit(f"package_name in .copier-answers.yml is no name of a package: {package!a}")
     move(Path.cwd(), package, old, new, os.environ["VERSION_FROM"])

@@ -4,6 +4,7 @@ import ast
 import importlib.metadata
 import keyword
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -331,7 +332,7 @@ def test_typed_answers_are_validated(template: Path, tmp_path: Path) -> None:
         ).read_text()
 
 
-def test_unattended_with_the_next_two_commands(template: Path, tmp_path: Path) -> None:
+def test_unattended_with_the_next_commands(template: Path, tmp_path: Path) -> None:
     target = tmp_path / "a folder"
     data = ["--data", "project_name=cart-pole", "--data", "actions=discrete"]
     result = subprocess.run(
@@ -341,8 +342,27 @@ def test_unattended_with_the_next_two_commands(template: Path, tmp_path: Path) -
         stdin=subprocess.DEVNULL,
         check=True,
     )
-    assert f"  cd '{target}'\n  uv run cart-pole train\n" in result.stderr
+    lines = [shlex.split(line, comments=True) for line in result.stderr.strip().splitlines()]
+    assert ["cd", str(target)] in lines
+    assert ["uv", "run", "cart-pole", "train"] in lines
+    assert lines[-1][-4:] == [".venv/bin/python", "-m", "cart_pole", "train"]
+    assert ["git", "init"] in [line[:2] for line in lines]
     assert answers_of(target)["env_class"] == "CartPoleEnv"
+
+
+def test_names_in_messages_are_only_shown(template: Path, tmp_path: Path) -> None:
+    """A folder, or the name of an answer, may contain what a terminal would obey."""
+    for data, code in (([], 0), (["--data", "x\x1b[2J=3"], 1)):
+        result = subprocess.run(
+            [*COPIER, "copy", "--defaults", *data, template, tmp_path / f"{code}\x1b[2J"],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
+        assert result.returncode == code
+        ours = "cd " if code == 0 else "is not a question"
+        (line,) = [line for line in result.stderr.splitlines() if ours in line]
+        assert line.isprintable()
 
 
 def test_files_of_other_tools_are_not_copied(template: Path, tmp_path: Path) -> None:

@@ -16,22 +16,6 @@ from projects import Render
 # One process, since the tests share a trained run.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("commands")]
 
-# What Brax 0.14.2 calls, and JAX has lacked since 0.10 (google/brax#671).
-DEVICE_PUT_REPLICATED = """
-import jax, jax.numpy as jnp, numpy as np
-
-def put(tree, devices):
-    sharding = jax.sharding.NamedSharding(
-        jax.sharding.Mesh(np.array(devices), ("i",)), jax.sharding.PartitionSpec("i")
-    )
-    return jax.tree.map(
-        lambda x: jax.device_put(jnp.stack([jnp.asarray(x)] * len(devices)), sharding), tree
-    )
-
-if not hasattr(jax, "device_put_replicated"):
-    jax.device_put_replicated = put
-"""
-
 
 @pytest.fixture(scope="module")
 def project(render: Render) -> Path:
@@ -102,8 +86,8 @@ def test_the_readme_s_python_runs(
     result = run(work, env, "-c", load.replace("runs/...", "r") + "print(action)")
     assert result.stdout.strip() in {"0", "1", "2", "3"}, result.stderr
     assert "100_000" in brax
-    code = DEVICE_PUT_REPLICATED + brax.replace("100_000", "5_000")
-    result = run(work, env, "-c", code + "print(metrics['eval/episode_reward'])")
+    code = brax.replace("100_000", "5_000") + "print(metrics['eval/episode_reward'])"
+    result = run(work, env, "-c", code)
     assert float(result.stdout) < 0, result.stderr
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -99,6 +100,116 @@ def test_importing_it_prints_nothing(render: Render) -> None:
     code = "import my_env, my_env.__main__; import brax.envs; brax.envs.get_environment('my_env')"
     result = python(render(observation="hybrid"), "-c", code)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+CORRIDOR = '''
+"""Another task: nothing of the first one is left. Walk to the end of a corridor."""
+
+import jax
+import jax.numpy as jnp
+from brax.envs.base import Env, State
+
+from .kit.actions import Discrete
+
+LENGTH = 6
+
+
+class Corridor(Env):
+    """Three actions: back, stay, forth."""
+
+    observation_size = LENGTH
+    action_space = Discrete(3)
+    action_size = 3
+    backend = "none"
+
+    def reset(self, rng: jax.Array) -> State:
+        cell = jax.random.randint(rng, (), 0, LENGTH - 1)
+        zero = jnp.zeros((), jnp.float32)
+        return State(cell, jax.nn.one_hot(cell, LENGTH), zero, zero)
+
+    def step(self, state: State, action: jax.Array) -> State:
+        cell = jnp.clip(state.pipeline_state + action - 1, 0, LENGTH - 1)
+        done = jnp.float32(cell == LENGTH - 1)
+        obs = jax.nn.one_hot(cell, LENGTH)
+        return state.replace(pipeline_state=cell, obs=obs, reward=done - 0.1, done=done)
+'''
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("observation", ["vector", "hybrid"])
+def test_no_test_is_red_once_env_py_is_rewritten(
+    render: Render, tmp_path: Path, observation: str
+) -> None:
+    """As its README says it: another class, in three files; other sizes, names and actions."""
+    project = shutil.copytree(render(observation=observation), tmp_path / "my-env")
+    package = project / "src" / "my_env"
+    (package / "env.py").write_text(CORRIDOR.lstrip())
+    (package / "encoder.py").unlink(missing_ok=True)
+    for name in ("config.py", "__init__.py"):
+        text = (package / name).read_text().replace("MyEnv", "Corridor")
+        text = re.sub(r"^ *(from .encoder .*|encoder=.*)\n", "", text, flags=re.M)
+        (package / name).write_text(text)
+    tests = [] if observation == "vector" else ["tests/test_env.py"]
+    result = python(project, "-m", "pytest", "-p", "no:cacheprovider", *tests)
+    assert result.returncode in (0, 5), result.stdout  # 5: no tests, because all are skipped
+    assert re.search(r"SKIPPED .* test.*env.py", result.stdout), result.stdout
+    if observation == "vector":
+        assert "another task than at the start: delete these tests" in result.stdout
+        mypy = python(project, "-m", "mypy", "--cache-dir", str(tmp_path / "mypy"))
+        assert mypy.returncode == 0, mypy.stdout
+
+
+SECOND = """
+
+class Line(MyEnv):
+    \"\"\"Another task, in a file of its own or beside the first one.\"\"\"
+"""
+TASKS = """
+line = dataclasses.replace(task, environment=Line)
+wide: Task = dataclasses.replace(line, environment=functools.partial(Line, arena=4.0))
+encoder = dict()
+"""
+IMPORTS = "from .env import MyEnv"
+MAKE = """
+import sys, my_env
+assert "my_env.config" not in sys.modules
+from brax.envs import get_environment
+print([type(get_environment(name)).__name__ for name in ("my_env", "line", "wide")])
+print(get_environment("wide").arena, get_environment("line", arena=3.0).arena)
+try:
+    get_environment("encoder")
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("file", ["env", "second"])
+def test_brax_makes_the_environment_of_each_task(render: Render, tmp_path: Path, file: str) -> None:
+    """Without importing config.py, and so the networks, before one is made."""
+    project = shutil.copytree(render() / "src", tmp_path / "src").parent
+    package = project / "src" / "my_env"
+    second = package / f"{file}.py"
+    second.write_text(second.read_text() + SECOND if second.exists() else IMPORTS + SECOND)
+    config = (package / "config.py").read_text()
+    imports = f"import dataclasses\nimport functools\nfrom .{file} import Line\n"
+    (package / "config.py").write_text(config.replace("from .env", imports + "from .env") + TASKS)
+    result = python(project, "-c", MAKE)
+    assert result.stdout.splitlines() == [
+        "['MyEnv', 'Line', 'Line']",
+        "4.0 3.0",
+        "There is no task 'encoder'; config.py defines task, line, wide.",
+    ], result.stderr
+
+
+@pytest.mark.parametrize("code", ["(", "raise RuntimeError", None])
+def test_an_environment_does_not_need_config_py(
+    render: Render, tmp_path: Path, code: str | None
+) -> None:
+    project = shutil.copytree(render() / "src", tmp_path / "src").parent
+    config = project / "src" / "my_env" / "config.py"
+    config.unlink() if code is None else config.write_text(code)
+    result = python(project, "-c", "import my_env; my_env.MyEnv()")
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_a_renamed_class_is_an_error_that_says_where_else_to_rename_it(

@@ -106,6 +106,20 @@ def test_only_the_standard_library(hook: Path) -> None:
             assert (node.module or "").split(".")[0] in sys.stdlib_module_names
 
 
+@pytest.mark.parametrize("package", ["../..", "x; touch X", "x\x1b[2J", ""])
+def test_a_strange_package_is_refused(package: str, project: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, HOOKS / "moved.py", package, "kit/old.py", "kit/new.py"],
+        cwd=project,
+        env=os.environ | {"VERSION_FROM": "v0.1.0"},
+        capture_output=True,
+        text=True,
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.strip().isprintable()
+    assert "Traceback" not in result.stderr
+
+
 def run_again(history: Versions, project: Path, old: str = "spare", new: str = "renamed") -> None:
     command = [sys.executable, str(history.repository / "hooks/moved.py")]
     subprocess.run(

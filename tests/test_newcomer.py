@@ -63,17 +63,48 @@ def shell(command: str, cwd: Path, env: dict[str, str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def project(clone: Path, bare: dict[str, str]) -> Path:
-    """Created by the README's first command."""
-    shell(readme.command("scaffold"), clone, bare)
+def printed(clone: Path, bare: dict[str, str]) -> str:
+    """What the README's first command prints."""
+    return shell(readme.command("scaffold"), clone, bare)
+
+
+@pytest.fixture(scope="module")
+def project(clone: Path, printed: str) -> Path:
     return clone.parent / "my-env"
 
 
 @one_clone
-def test_the_readme_s_first_command_creates_a_project_and_trains_it(project: Path) -> None:
+def test_the_readme_s_first_command_creates_a_project_and_trains_it(
+    project: Path, printed: str, clone: Path, bare: dict[str, str]
+) -> None:
     (run,) = (project / "runs").iterdir()
     assert (run / "config.json").is_file()
     assert (run / "learning_curve.png").is_file()
+    # Pasted where the first command was, without uv on the PATH.
+    (command,) = re.findall("See what it learned: (.*)", printed)
+    shell(f"{command} --episodes 2 --max-frames 2", clone, bare)
+    assert (run / "play.gif").is_file()
+
+
+@one_clone
+def test_what_copier_prints_works_without_uv(
+    clone: Path, tmp_path: Path, bare: dict[str, str], project: Path
+) -> None:
+    """Up to an update, which needs the commit, and to an extra."""
+    new = tmp_path / "new one"
+    copier = f"{clone}/.venv/bin/copier"
+    message = shell(f"{copier} copy --defaults {clone} '{new}' 2>&1", tmp_path, bare)
+    lines = [line.strip() for line in message.splitlines() if line.startswith("  ")]
+    change_folder, commit, with_uv, without_uv = lines[-4:]
+    assert with_uv == "uv run my-env train"
+    start, _ = without_uv.split(" train")
+    commands = [change_folder, commit, f"{start} tune --minutes 0 || test $? = 2"]
+    said = shell("\n".join(commands), tmp_path, bare)
+    (install,) = re.findall("install the extra with `(.*)`", said)
+    assert " -m pip install " in install
+    again = shell(f"{install} && .venv/bin/my-env tune --minutes 0 || test $? = 2", new, bare)
+    assert "Nothing was found" in again
+    shell(f"{copier} update --defaults", new, bare)
 
 
 @one_clone

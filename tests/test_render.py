@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from projects import REPOSITORY, Render, yours
+from versions import commit
 
 OURS = "From the template: changes of yours are kept, `copier update` merges new versions in."
 FILES = {  # besides kit/
@@ -152,6 +154,42 @@ def test_each_file_says_whose_it_is(render: Render) -> None:
             assert "Yours: `copier update` never touches this file." in head, name
         else:
             assert OURS in head, name
+
+
+@pytest.mark.parametrize(
+    ("source", "linked"),
+    [
+        ("https://github.com/someone/template.git", True),
+        ("gh:someone/template", True),
+        ("git+https://github.com/someone/template.git", True),
+        ("https://someone:secret@github.com/someone/template.git", False),
+        ("git@github.com:someone/template.git", False),
+    ],
+)
+def test_the_readme_links_to_the_template_s_pages(
+    template: Path, tmp_path: Path, source: str, linked: bool
+) -> None:
+    """Where the template has an https address; git takes a local copy for it."""
+    if not shutil.which("git"):
+        pytest.skip("needs git")
+    repository = shutil.copytree(template, tmp_path / "template.git")
+    commit(repository)
+    hosts = ["https://github.com/", "https://someone:secret@github.com/", "git@github.com:"]
+    ends = ["someone/template.git", "someone/template"]
+    lines = "".join(f"insteadOf = {host}{end}\n" for host in hosts for end in ends)
+    (tmp_path / "config").write_text(f'[url "{repository}"]\n{lines}')
+    run(
+        *("copier", "copy", "--quiet", "--defaults", source, tmp_path / "new"),
+        env=os.environ | {"GIT_CONFIG_GLOBAL": str(tmp_path / "config")},
+    )
+    readme = (tmp_path / "new" / "README.md").read_text()
+    assert "secret" not in readme
+    pages = {"docs/training.md", "docs/check.md", "docs/diagnose.md", "docs/tune.md"}
+    pages |= {"examples/README.md"}
+    assert all((REPOSITORY / page).is_file() for page in pages)
+    links = re.findall(r"\]\(https://github.com/someone/template/blob/HEAD/(.*?)\)", readme)
+    assert sorted(links) == (sorted(pages) if linked else [])
+    assert all(page in readme for page in pages)
 
 
 def test_contributing_lists_the_user_s_files() -> None:

@@ -243,6 +243,42 @@ def test_a_refused_answer_on_the_command_line(project: Path) -> None:
     assert changed(project) == set()
 
 
+@pytest.mark.parametrize("folder", ["m [a]", "m*", "[!m]?", "ö {x}"])
+def test_a_copy_over_a_project_is_refused_in_any_folder(
+    history: Versions, tmp_path: Path, folder: str
+) -> None:
+    """Some of these names are patterns of files."""
+    project = history.project(tmp_path / folder)
+    result = subprocess.run(
+        [*COPIER, "copy", "--data", "project_name=x", history.repository, project],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("project_name is only asked when a project is created: ")
+
+
+STRANGE = "x\x1b[2J\x1b]0;title\x07; touch X $(touch Y)\u202e"
+
+
+def test_what_a_stranger_called_the_project_does_nothing_in_messages(
+    history: Versions, project: Path
+) -> None:
+    """The names come from the project's files and may be anything."""
+    answers = yaml.safe_load((project / ".copier-answers.yml").read_text())
+    answers["project_name"] = STRANGE
+    (project / ".copier-answers.yml").write_text(yaml.safe_dump(answers))
+    commit(project)
+    result = copier_update(project, "--defaults", "--vcs-ref=v0.1.0", "--conflict=rej")
+    assert result.returncode == 0, result.stderr
+    _, message = result.stderr.split("Updated ")
+    assert message.replace("\n", "").isprintable()
+    commands = [shlex.split(line, comments=True) for line in message.splitlines()[2:] if line]
+    assert [command[0] for command in commands] == ["git", "uv"]
+    assert commands[-1] == ["uv", "run", "x?[2J?]0;title?; touch X $(touch Y)?", "check"]
+
+
 def test_nothing_is_asked_or_repeated(history: Versions, tmp_path: Path) -> None:
     project = history.project(tmp_path / "my-env", observation="hybrid", vector_size=7)
     commit(project)

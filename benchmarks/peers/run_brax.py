@@ -10,15 +10,11 @@ import functools
 import importlib
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from brax.envs.base import Env, State
 from brax.training.agents.ppo import networks
 from brax.training.agents.ppo import train as ppo
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import project
 
 SETTINGS = (
     "num_timesteps",
@@ -40,7 +36,8 @@ SETTINGS = (
 
 def main() -> None:
     given = json.loads(sys.argv[1])
-    project.give_back_device_put_replicated()
+    kit = importlib.import_module(f"{given['package']}.kit.brax_trainers")
+    kit.enable_brax_trainers()
     more: dict[str, Any] = {}
     if given["loop"] == "Playground":
         env, more["wrap_env_fn"] = playground(given["package"])

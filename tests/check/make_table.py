@@ -11,32 +11,17 @@ import io
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import conftest  # noqa: F401  the path to `kit`
-import jax
-import numpy as np
 from brax.envs.base import Env
 from brax.training.agents.ppo import train as ppo
 from defects import DEFECTS, Defect
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from kit.actions import Continuous, Discrete
+from kit.brax_trainers import enable_brax_trainers
 from kit.check import RULES, check_env
 from kit.networks import make_network_factory
 
 PAGE = Path(__file__).parents[2] / "docs" / "check.md"
-
-
-def give_back_device_put_replicated() -> None:
-    """JAX 0.10 removed it, and brax 0.14.2 calls it."""
-
-    def device_put_replicated(x: Any, devices: list[Any]) -> Any:
-        sharding = NamedSharding(Mesh(np.array(devices), ("i",)), PartitionSpec("i"))
-        stack = jax.tree.map(lambda x: np.stack([np.asarray(x)] * len(devices)), x)
-        return jax.device_put(stack, sharding)
-
-    if not hasattr(jax, "device_put_replicated"):
-        jax.device_put_replicated = device_put_replicated  # type: ignore
 
 
 def what_ppo_says(env: Env, *, discrete: bool) -> str:
@@ -111,7 +96,7 @@ def put(page: str, name: str, lines: list[str]) -> str:
 
 
 def main() -> None:
-    give_back_device_put_replicated()
+    enable_brax_trainers()
     page = put(PAGE.read_text(), "rules", rules())
     PAGE.write_text(page)
     if "--rules-only" not in sys.argv:

@@ -252,7 +252,7 @@ def left(run: Path) -> set[str]:
 
 def test_a_missing_extra_is_said_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
-    with pytest.raises(UsageError, match="install the extra with `uv sync --extra onnx`"):
+    with pytest.raises(UsageError, match="--onnx needs the package jax2onnx: install the extra"):
         export(tmp_path / "not looked at", toy_task(), onnx=True)
 
 

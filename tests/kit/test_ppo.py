@@ -12,6 +12,7 @@ from brax.training.agents.ppo import networks as brax_networks
 from brax.training.agents.ppo import train as brax_ppo
 from flax import linen as nn
 from kit.actions import Continuous
+from kit.brax_trainers import enable_brax_trainers
 from kit.errors import UsageError
 from kit.networks import make_network_factory
 from kit.ppo import HyperParameters, PPOConfig, make_ppo
@@ -29,15 +30,6 @@ OURS_ALONE = {
 }
 
 
-def put_replicated(tree: Any, devices: Any) -> Any:
-    """What brax 0.14.2 calls and JAX has lacked since 0.10 (google/brax#671)."""
-    mesh = jax.sharding.Mesh(np.array(devices), ("i",))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("i"))
-    return jax.tree.map(
-        lambda x: jax.device_put(jnp.stack([jnp.asarray(x)] * len(devices)), sharding), tree
-    )
-
-
 @pytest.mark.parametrize(
     ("space", "settings"),
     [
@@ -48,11 +40,8 @@ def put_replicated(tree: Any, devices: Any) -> Any:
         ("continuous", {"learning_rate_schedule": "adaptive_kl", "max_grad_norm": None}),
     ],
 )
-def test_parameters_are_those_of_brax(
-    space: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not hasattr(jax, "device_put_replicated"):
-        monkeypatch.setattr(jax, "device_put_replicated", put_replicated, raising=False)
+def test_parameters_are_those_of_brax(space: str, settings: dict[str, Any]) -> None:
+    enable_brax_trainers()
     brax: dict[str, Any] = {
         "learning_rate_schedule": "constant",
         "init_value_from_rollouts": False,

@@ -452,6 +452,8 @@ def test_train_needs_no_arguments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PWD", str(tmp_path))
+    monkeypatch.setenv("UV", "uv")
     task = toy_task(num_timesteps=32, num_evals=2)
     code, out, err = command(capsys, "train", tasks={"task": task})
     assert (code, err) == (0, "")

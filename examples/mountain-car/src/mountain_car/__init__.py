@@ -4,6 +4,7 @@ From the template: changes of yours are kept, `copier update` merges new version
 
 Once this package is imported, Brax makes the environment too:
 `brax.envs.get_environment("mountain_car")`.
+The environment of a second task of config.py has the task's name, as in `get_environment("wide")`.
 """
 
 import os
@@ -15,6 +16,7 @@ try:
 except ImportError as error:
     error.add_note("If you renamed the class in env.py, rename it in __init__.py and config.py.")
     raise
+from .kit.registry import register_tasks
 from .kit.rollout import Policy
 
 __all__ = ["MountainCar", "load_policy"]
@@ -23,6 +25,7 @@ kit.register_environment(
     "mountain_car",
     MountainCar,
 )
+register_tasks("mountain_car")
 
 
 def load_policy(

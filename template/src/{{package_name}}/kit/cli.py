@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import check as checker
-from . import config_file, devices, files, fingerprint, rollout, runs
+from . import commands, config_file, devices, files, fingerprint, rollout, runs
 from . import diagnose as diagnosing
 from . import export as exporting
 from . import replay as replaying
@@ -207,7 +207,7 @@ def _run(program: str, config: str | ModuleType, args: Sequence[str]) -> None:
         check_all(command)
         if isinstance(command, Tune):
             command.config = module.__file__
-        COMMANDS[str(args[0])][1](program, tasks, command)
+        COMMANDS[str(args[0])][1](commands.again(program), tasks, command)
     except UsageError as error:
         _fail(2, str(error))
     except (TrainingDivergedError, OutOfMemoryError) as error:
@@ -266,7 +266,9 @@ def _parse(program: str, tasks: Mapping[str, Task], args: Sequence[str]) -> Any:
     }
     texts = {name: kind.__doc__ or "" for name, (kind, _) in COMMANDS.items()}
     commands = tyro.extras.subcommand_type_from_defaults(defaults, descriptions=texts)
-    command = tyro.cli(commands, prog=program, args=args, config=(tyro.conf.OmitArgPrefixes,))
+    command = tyro.cli(
+        commands, prog=files.printable(program), args=args, config=(tyro.conf.OmitArgPrefixes,)
+    )
     if isinstance(command, Train) and command.task and [command.task] != list(args[1:2]):
         choose(tasks, command.task)
         raise UsageError(f"Name the task before the flags: train {command.task} ...")
@@ -332,10 +334,10 @@ def _train(program: str, tasks: Mapping[str, Task], asked: Train) -> None:
         resume=asked.resume is not None,
         init_from=asked.init_from,
         options=asked.options,
-        program=f"uv run {program} ",
+        program=f"{program} ",
     )
     if devices.is_first():
-        print(f"Done. See what it learned: uv run {program} play {files.quoted(run)}")
+        print(f"Done. See what it learned: {program} play {files.quoted(run)}")
 
 
 def _tune(program: str, tasks: Mapping[str, Task], asked: Tune) -> None:
@@ -349,7 +351,7 @@ def _tune(program: str, tasks: Mapping[str, Task], asked: Tune) -> None:
     if not changed:
         print("The settings of config.py are the best ones that are known.")
     elif asked.write and asked.config and config_file.write(Path(asked.config), name, changed):
-        print(f"Written into config.py. To train: uv run {program} train {name}")
+        print(f"Written into config.py. To train: {program} train {name}")
     else:
         if asked.write:
             print(f"Not written, because config.py does not say {name} = Task(... PPOConfig(...)).")

@@ -10,7 +10,6 @@ From the template: changes of yours are kept, `copier update` merges new version
     assert comparison.time_limits > 0
 """
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ import jax
 import numpy as np
 from brax.envs.base import Env, State
 
+from . import commands
 from .actions import ActionSpace, Continuous, Discrete, MultiDiscrete, action_space_of
 from .errors import UsageError
 from .rollout import Policy, random_policy, strip_weak_types
@@ -110,10 +110,7 @@ def compare(
     Raises:
       UsageError: gymnasium is missing, or actions or observations can't be mapped to each other.
     """
-    if importlib.util.find_spec("gymnasium") is None:
-        raise UsageError(
-            "compare needs the package gymnasium: install the extra with `uv sync --extra gym`."
-        )
+    commands.require("gymnasium", "compare", "gym")
     import gymnasium  # type: ignore[import-not-found, unused-ignore]
 
     if isinstance(reference, str):

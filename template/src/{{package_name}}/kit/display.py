@@ -5,7 +5,6 @@ From the template: changes of yours are kept, `copier update` merges new version
 
 import contextlib
 import dataclasses
-import importlib.util
 import math
 import re
 import time
@@ -22,6 +21,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.table import Column
 from rich.text import Text
 
+from . import commands
 from .actions import ActionSpace, Continuous, Discrete
 from .errors import UsageError
 from .files import folder, printable, quoted, refuse_no_folder
@@ -300,15 +300,10 @@ class Reporter:
 
 def require_extras(tensorboard: bool, wandb: str | None) -> None:
     """Raises UsageError if a package is missing; imports none of them."""
-    for asked, package, how in (
-        (tensorboard, "tensorboardX", "`uv add tensorboardx`"),
-        (wandb is not None, "wandb", "the extra with `uv sync --extra wandb`"),
-    ):
-        # A folder of that name, such as wandb leaves, has no origin.
-        if asked and getattr(importlib.util.find_spec(package), "origin", None) is None:
-            raise UsageError(
-                f"--{package.lower().removesuffix('x')} needs the package {package}: install {how}."
-            )
+    if tensorboard:
+        commands.require("tensorboardX", "--tensorboard", "tensorboard")
+    if wandb is not None:
+        commands.require("wandb", "--wandb", "wandb")
 
 
 def reporters(

@@ -9,7 +9,6 @@ out of its inputs.
 """
 
 import contextlib
-import importlib.util
 import io
 import logging
 import os
@@ -25,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from brax.training.agents.ppo.networks import make_inference_fn
 
-from . import files, runs
+from . import commands, files, runs
 from .errors import UsageError
 from .ppo import policy_params
 from .task import Task
@@ -94,10 +93,8 @@ def export(
       OSError: a file can't be written.
     """
     run = Path(run)
-    if onnx and importlib.util.find_spec("jax2onnx") is None:
-        raise UsageError(
-            "--onnx needs the package jax2onnx: install the extra with `uv sync --extra onnx`."
-        )
+    if onnx:
+        commands.require("jax2onnx", "--onnx", "onnx")
     policy = _load(run, task, steps, seed)
     made = {"policy.stablehlo": bytes(_to_stablehlo(policy).serialize())}
     lines = {"policy.stablehlo": (LOAD_STABLEHLO, policy.inputs)}

@@ -133,7 +133,7 @@ def write_gif(
 
     Args:
       path: the GIF to write.
-      environment: not batched; `render(state)` gives (height, width, 3) uint8.
+      environment: not batched; `render(state)` gives an image, as `as_image` takes it.
       policy: takes one observation and a key.
       episode_length: the time limit, in steps.
       action_repeat: how many steps each action is applied for; one frame is drawn for each action.
@@ -146,7 +146,7 @@ def write_gif(
       How many of the episodes were cut.
 
     Raises:
-      UsageError: the environment has no `render`, or it fails.
+      UsageError: the environment has no `render`, it fails, or what it returns is no image.
     """
     env = _wrap(environment, episode_length, action_repeat, wrap_env_fn)
     reset = jax.jit(env.reset)
@@ -192,7 +192,16 @@ def _wrap(
 
 
 def save_gif(path: Path, frames: list[Image.Image]) -> None:
-    """Writes a GIF with 20 frames per second; raises OSError."""
+    """Writes a GIF with 20 frames per second.
+
+    Raises:
+      OSError: it can't be written.
+      UsageError: the frames have different sizes.
+    """
+    other = next((frame.size for frame in frames if frame.size != frames[0].size), None)
+    if other:
+        sizes = " and ".join(f"{height} x {width}" for width, height in (frames[0].size, other))
+        raise UsageError(f"render returned images of different sizes, {sizes} pixels")
     gif = io.BytesIO()
     frames[0].save(gif, "GIF", save_all=True, append_images=frames[1:], duration=50, loop=0)
     files.write(path, gif.getvalue())
@@ -207,11 +216,55 @@ def draw(environment: Env, batch: State) -> Image.Image:
     try:
         with warnings.catch_warnings(action="ignore"):  # MuJoCo warns where there is no display
             if getattr(render, "__func__", None) is PipelineEnv.render:  # it draws trajectories
-                return Image.fromarray(render([state.pipeline_state])[0])
-            return Image.fromarray(np.asarray(render(jax.device_get(state))))
+                returned = render([state.pipeline_state])[0]
+            else:
+                returned = render(jax.device_get(state))
     except Exception as error:
         hint = "; to draw without a display, set MUJOCO_GL=egl" * ("GL" in repr(error))
         raise UsageError(f"render raised {type(error).__name__}: {error}{hint}") from error
+    return as_image(returned)
+
+
+def as_image(returned: Any) -> Image.Image:
+    """Makes an RGB image of what `render` returned.
+
+    Args:
+      returned: (height, width, 3) uint8. Other integers from 0 to 255, floats from 0 to 1 and bools
+        will do too, as will a grey image, (height, width) or (height, width, 1), an RGBA image,
+        (height, width, 4), which is drawn on white, and an image of Pillow.
+
+    Raises:
+      UsageError: anything else.
+    """
+    if isinstance(returned, Image.Image):
+        returned = returned.convert("RGBA")
+    try:
+        pixels = np.asarray(returned)
+    except (TypeError, ValueError):  # such as lists of different lengths
+        pixels = np.asarray(None)
+    is_array = pixels.dtype.kind not in "OSU"
+    found = f"{pixels.dtype} {pixels.shape}" if is_array else type(returned).__name__
+    numbers = {np.integer: 255, np.floating: 1, np.bool_: 1}
+    most = next((most for kind, most in numbers.items() if jnp.issubdtype(pixels.dtype, kind)), 0)
+    low = high = np.nan
+    if most and pixels.size:
+        low, high = float(pixels.min()), float(pixels.max())
+        found += f" with values from {low:g} to {high:g}"
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    has_shape = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
+    fits = max(pixels.shape, default=0) <= 65_535  # in a GIF
+    slack = 1e-3 if most == 1 else 0  # rounding
+    if not (has_shape and fits and -slack <= low <= high <= most + slack):
+        raise UsageError(
+            f"render returned {found}, but an image is (height, width, 3) uint8, or floats from 0 "
+            "to 1"
+        )
+    scaled = np.clip(np.float32(pixels) * (255 / most), 0, 255)
+    image = Image.fromarray(np.round(scaled).astype(np.uint8))
+    if image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def measure_speed(

@@ -86,7 +86,7 @@ def train(
       options: how to execute, show and save it.
       report: called with each row that metrics.jsonl gets.
       console: where progress is shown; stdout if None.
-      program: what the commands in messages begin with, such as "uv run my-env ".
+      program: what the commands in messages begin with, as `commands.again` gives it, and a space.
 
     Returns:
       The run folder; `kit.runs` says what is in it.

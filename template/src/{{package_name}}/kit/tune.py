@@ -17,7 +17,6 @@ many settings on few seeds is partly luck.
 import contextlib
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import time
 import warnings
@@ -30,7 +29,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
-from . import files, fingerprint
+from . import commands, files, fingerprint
 from .bounds import FINITE, MINUTES
 from .curve import bootstrap_interval, interquartile_mean
 from .display import Display
@@ -423,10 +422,7 @@ def table(own: PPOConfig, results: list[Result], threshold: float | None) -> Tab
 
 
 def _import_optuna() -> Any:
-    if importlib.util.find_spec("optuna") is None:
-        raise UsageError(
-            "tune needs the package optuna: install the extra with `uv sync --extra tune`."
-        )
+    commands.require("optuna", "tune", "tune")
     import optuna  # type: ignore[import-not-found, unused-ignore]
 
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)

@@ -1,0 +1,45 @@
+"""Makes the environments of all tasks known to Brax, without importing the tasks.
+
+From the template: changes of yours are kept, `copier update` merges new versions in.
+"""
+
+import ast
+import contextlib
+import functools
+import importlib
+import pkgutil
+from typing import Any
+
+from brax.envs.base import Env
+
+from . import register_environment
+
+
+def register_tasks(package: str) -> None:
+    """Lets `brax.envs.get_environment(NAME)` make the environment of each task of config.py.
+
+    NAME is the task's; `task`, which every project has, is left out. config.py is read, to find
+    its names, and only imported when such an environment is made: networks and PPO take a second
+    that an environment alone does not need. Keyword arguments go to the task's `environment`.
+
+    Args:
+      package: the package of config.py, as Python imports it.
+    """
+    code: bytes | None = None
+    with contextlib.suppress(OSError):  # a package without config.py
+        code = pkgutil.get_data(package, "config.py")
+    with contextlib.suppress(SyntaxError, ValueError):  # which importing config.py reports
+        for statement in ast.parse(code or b"").body:
+            match statement:
+                case (
+                    ast.Assign(targets=[ast.Name(name)], value=ast.Call())
+                    | ast.AnnAssign(target=ast.Name(name), value=ast.Call())
+                ) if name != "task":
+                    register_environment(name, functools.partial(_make, package, name))
+
+
+def _make(package: str, name: str, **arguments: Any) -> Env:
+    from .task import choose, tasks_in
+
+    _, task = choose(tasks_in(importlib.import_module(f"{package}.config")), name)
+    return task.environment(**arguments)
