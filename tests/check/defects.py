@@ -855,6 +855,39 @@ def _(base: type[Base]) -> type[Base]:
     return edited(base, reset=reset, step=step)
 
 
+@defect("metric-per-step", "a count of one choice alone", "metrics['waits'] adds up", Maze)
+def _(base: type[Base]) -> type[Base]:
+    def reset(self: Any, s: State, rng: jax.Array) -> State:
+        waits = jnp.zeros((), jnp.int32)
+        state = {**s.pipeline_state, "waits": waits}
+        return s.replace(pipeline_state=state, metrics={**s.metrics, "waits": jnp.zeros(())})
+
+    def step(self: Any, s: State, given: State, action: jax.Array) -> State:
+        was = given.pipeline_state["waits"]
+        waits = jnp.where(action == 3, was + 1, was)
+        metrics = {**s.metrics, "waits": waits.astype(jnp.float32)}
+        return s.replace(pipeline_state={**s.pipeline_state, "waits": waits}, metrics=metrics)
+
+    return edited(base, reset=reset, step=step)
+
+
+@defect("metric-per-step", "the distance travelled so far", "pipeline_state['far']", Sensed, Pole)
+def _(base: type[Base]) -> type[Base]:
+    def reset(self: Any, s: State, rng: jax.Array) -> State:
+        far = jnp.zeros(())
+        last = jax.tree.leaves(s.pipeline_state)[0][:2]
+        state = {**s.pipeline_state, "far": far, "last": last}
+        return s.replace(pipeline_state=state, metrics={**s.metrics, "far": far})
+
+    def step(self: Any, s: State, given: State, action: jax.Array) -> State:
+        was, now = given.pipeline_state, jax.tree.leaves(s.pipeline_state)[0][:2]
+        far = was["far"] + jnp.linalg.norm(now - was["last"])
+        state = {**s.pipeline_state, "far": far, "last": now}
+        return s.replace(pipeline_state=state, metrics={**s.metrics, "far": far})
+
+    return edited(base, reset=reset, step=step)
+
+
 @defect("metric-per-step", "the best so far, after a while", "metrics['best']", Noisy, Picture)
 def _(base: type[Base]) -> type[Base]:
     def step(self: Any, s: State, given: State, action: jax.Array) -> State:

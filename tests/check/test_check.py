@@ -314,6 +314,77 @@ def test_an_image_may_have_pixels_that_never_change_but_no_dead_channel() -> Non
     assert "channel 3 of 4 never changes" in violation.actual
 
 
+def test_running_sums_are_found_however_they_are_written() -> None:
+    """And the metrics beside them, which are kept in the same dict, are left alone."""
+
+    def loop(was: jax.Array, x: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, 3, lambda i, total: total + jnp.abs(x[i]), was)
+
+    def sums(s: State, given: State, action: jax.Array) -> dict[str, jax.Array]:
+        was, x = given.info["sums"], s.obs
+        hit = x[0] > 5.0  # never
+        both = jnp.stack([was["both"][0] + 1.0, was["both"][1] + x[1]])
+        return {
+            "branch": jax.lax.cond(action[0] > 0, lambda t: t + 1.0, lambda t: t, was["branch"]),
+            "loop": loop(was["loop"], x),
+            "capped": jnp.minimum(was["capped"] + x[0] ** 2, 50.0),
+            "restarted": was["restarted"] * (1 - given.done) + x[0],
+            "emptied": jnp.where(given.done > 0, 0.0, was["emptied"]) + x[0],
+            "hits": was["hits"] + hit,
+            "both": both,
+        }
+
+    def reset(self: Any, s: State, rng: jax.Array) -> State:
+        names = ("branch", "loop", "capped", "restarted", "emptied", "hits")
+        kept = {**dict.fromkeys(names, jnp.zeros(())), "both": jnp.zeros(2)}
+        metrics = {**s.metrics, **dict.fromkeys([*names, "first", "second"], jnp.zeros(()))}
+        return s.replace(info={**s.info, "sums": kept}, metrics=metrics)
+
+    def step(self: Any, s: State, given: State, action: jax.Array) -> State:
+        kept = sums(s, given, action)
+        own = {name: x for name, x in kept.items() if name != "both"}
+        own |= {"first": kept["both"][0] / 100, "second": kept["both"][1]}
+        return s.replace(info={**s.info, "sums": kept}, metrics={**s.metrics, **own})
+
+    found = check_env(edited(Point, reset=reset, step=step)(), episode_length=LENGTH)
+    sums_found = {v.parts[0] for v in found if v.rule == "metric-per-step"}
+    names = "branch loop capped restarted emptied hits first second"
+    assert sums_found == {f"metrics['{name}']" for name in names.split()}
+
+
+def test_a_metric_with_a_memory_of_its_own_is_told_where_to_keep_it() -> None:
+    def step(self: Any, s: State, given: State, action: jax.Array) -> State:
+        best = jnp.maximum(given.metrics["effort"], s.metrics["effort"])
+        return s.replace(metrics={**s.metrics, "effort": best})
+
+    (violation,) = check_env(edited(Point, step=step)(), episode_length=LENGTH)
+    assert violation.rule == "metric-per-step"
+    assert "pipeline_state" in violation.fix
+
+
+def test_a_board_of_two_words_is_not_a_random_key() -> None:
+    """Where it starts does not vary, and what an action does to it alone is seen."""
+
+    def reset(self: Any, s: State, rng: jax.Array) -> State:
+        return s.replace(info={**s.info, "board": jax.random.bits(rng, (2,))})
+
+    def step(self: Any, s: State, given: State, action: jax.Array) -> State:
+        board = given.info["board"] ^ (action[1] > 0).astype(jnp.uint32)
+        return s.replace(info={**s.info, "board": board})
+
+    class Second(Point):
+        """Its second action is seen in the board alone, and what varies at first too."""
+
+        def reset(self, rng: jax.Array) -> State:
+            return super().reset(jax.random.PRNGKey(0))
+
+        def step(self, state: State, action: jax.Array) -> State:
+            return super().step(state, action.at[1].set(0.0))
+
+    found = {v.rule for v in check_env(edited(Second, reset=reset, step=step)(), episode_length=9)}
+    assert not found & {"action-matters", "start-varies", "key-used"}
+
+
 @pytest.mark.long
 def test_mjx_cartpole_passes_within_30_cpu_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "tasks")

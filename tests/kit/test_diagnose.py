@@ -78,7 +78,7 @@ def test_the_planner_beats_a_known_policy_with_every_kind_of_action(kind: str) -
 @pytest.mark.parametrize("make", [jax.random.PRNGKey, jax.random.key])
 def test_each_plan_meets_other_random_numbers(make: Any) -> None:
     state: dict[str, Any] = {"raw": jax.random.split(make(0), 3), "x": np.ones(3)}
-    tried = [with_other_keys(state, jax.random.PRNGKey(i))["raw"] for i in (1, 2)]
+    tried = [with_other_keys(state, jax.random.PRNGKey(i), ["['raw']"])["raw"] for i in (1, 2)]
     numbers = [jax.vmap(jax.random.uniform)(keys) for keys in (state["raw"], *tried)]
     assert len(set(np.ravel(numbers).tolist())) == 9
     assert {x.dtype for x in tried} == {state["raw"].dtype}

@@ -82,15 +82,40 @@ def finite(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
 
 @rule("error", "a metric is the value of this step, not a running sum", ["same-bits", "finite"])
 def metric_per_step(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
-    sums = {p: "its own last value" for p in rollout.stale["metrics"] if part(p) == "metrics"}
-    for index, memory in enumerate(traced.reset.leaves):
-        users = {p for p, value in traced.step.outputs.items() if index in value.inputs}
-        # A position is a sum too, of rewards for progress, but more than metrics depends on it.
-        if memory in users and all(part(p) == "metrics" for p in users - {memory}):
-            sums |= {p: f"{memory}, which serves nothing else" for p in users - {memory, *sums}}
-    for path, source in sorted(sums.items()):
-        fix = f"{key_of(path)!r}: reward  # evaluation adds metrics up by itself"
-        yield Finding(f"{path} is computed from {source}", fix, (path,))
+    paths, outputs, serving = list(traced.reset.leaves), traced.step.outputs, _for_metrics(traced)
+    own = [p for p in rollout.stale["metrics"] if part(p) == "metrics"]
+    sums = {path: f"{path} is computed from its own last value" for path in own}
+    for path in (p for p in outputs if part(p) == "metrics" and p not in own):
+        for index, memory in enumerate(paths):
+            # In every branch `step` adds something to it that does not depend on it.
+            grows = outputs[memory].slopes.get(index) == 1 and memory not in traced.unchanged
+            if memory in serving and grows and outputs[path].slopes.get(index):
+                what = f"{path} adds up: step adds to {memory}, which serves metrics alone"
+                sums |= {path: what} if _lasts(rollout, path) else {}
+    for path, what in sorted(sums.items()):
+        fix = f"{key_of(path)!r}: what this step adds  # evaluation sums each metric up by itself"
+        if path in own and outputs[path].slopes.get(paths.index(path)) != 1:
+            fix = "keep what it needs of the past in pipeline_state, which auto-reset renews"
+        yield Finding(what, fix, (path,))
+
+
+def _for_metrics(traced: Traced) -> set[str]:
+    """Leaves of the state that serve metrics alone, if by way of each other."""
+    # A position is a sum too, of rewards for progress, but more than metrics depends on it.
+    outputs, paths = traced.step.outputs, list(traced.reset.leaves)
+    users = {path: {p for p, x in outputs.items() if i in x.inputs} for i, path in enumerate(paths)}
+    found = {path for path in paths if part(path) in ("pipeline_state", "info")}
+    while more := {x for x in found if any(part(p) != "metrics" for p in users[x] - found)}:
+        found -= more
+    return found
+
+
+def _lasts(rollout: Rollout, path: str) -> bool:
+    """Whether a metric can have moved before an episode's last step, where no sum is one yet."""
+    values, past = rollout.series["metrics"][path], rollout.series["past"]
+    before, last = values[past < 0], values[past == 0]
+    moved = np.any(before != before[:1])
+    return bool(before.size) and bool(moved or not np.any(last != before[0]))
 
 
 @rule("error", "the check came to its end")

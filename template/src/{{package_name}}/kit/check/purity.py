@@ -17,7 +17,7 @@ from .engine import Finding, names, rule
 from .jaxprs import Value, leaked
 from .rollout import Rollout
 from .stages import Attempt, Settings, Traced, abstract
-from .tracing import KEY, Call, failure, is_key, leaves, part, trace
+from .tracing import KEY, Call, failure, leaves, part, trace
 
 EAGER_OPERATIONS = 300  # a program with more takes long when it is not compiled
 CALLBACK = 'jax.pure_callback(f, shape, x, vmap_method="sequential")  # or write it with jnp'
@@ -129,8 +129,9 @@ def key_moves_on(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
 
 
 @rule("warning", "where an episode starts depends on the key", ["key-used"])
-def start_varies(rollout: Rollout) -> Iterator[Finding]:
-    starts = [np.asarray(x) for x in leaves(rollout.start).values() if not is_key(x)]
+def start_varies(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
+    found = leaves(rollout.start).items()
+    starts = [np.asarray(x) for path, x in found if path not in traced.keys]
     if all(np.all(x == x[:1]) for x in starts):
         what = f"{len(rollout.kinds)} resets with different keys gave one and the same state"
         yield Finding(what, "jax.random.uniform(rng, shape, minval=-0.1, maxval=0.1)  # in reset")

@@ -15,7 +15,7 @@ from brax.envs.base import State
 from ..actions import ActionSpace
 from . import jaxprs
 from .stages import Settings, Traced
-from .tracing import Call, bits, far_apart, is_key, leaves, part, unequal
+from .tracing import Call, bits, far_apart, leaves, part, unequal
 
 PAST_END = 16  # steps for which an episode is followed after its end
 SAME = 4  # episodes that differ in nothing but the key
@@ -32,6 +32,7 @@ class Rollout:
       samples: `start` and some states along the way.
       series: [T, B] each. "restart": an episode starts here. "past": steps since its end, -1 before
         it. "reward", "done": of the state after the step; "reset_reward", "reset_done": before it.
+        "metrics": those after the step, by path.
         "sizes": the greatest absolute values in a leaf before and after the step, by path.
         "outside": whether an index was out of range, by source line.
       lowest, highest: the range of each component of the observation, by path.
@@ -107,10 +108,12 @@ class Rollout:
             "done": state.done,
             "reset_reward": given.reward,
             "reset_done": given.done,
+            "metrics": {path: x for path, x in after.items() if part(path) == "metrics"},
             "sizes": {p: size(p) for p, x in after.items() if jnp.issubdtype(x.dtype, jnp.inexact)},
             "outside": outside,
         }
-        differ = [jnp.any(x[:SAME] != x[:1]) for x in after.values() if not is_key(x)]
+        keys = self._traced.keys
+        differ = [jnp.any(x[:SAME] != x[:1]) for path, x in after.items() if path not in keys]
         # Some of what `reset` shows, `step` may never show again.
         obs = {
             path: jnp.stack([before[path], after[path]]).astype(jnp.float32)
@@ -201,8 +204,10 @@ class Rollout:
                 for i in members if len(members) > 1 else ():
                     results = jax.tree.leaves(self.step(state, actions[i]))
                     # A zero has a sign, which is no difference: adding 0 takes it off.
-                    numbers = (x if is_key(x) else x + np.zeros((), x.dtype) for x in results)
-                    finer.setdefault(hash((before, *map(bits, numbers))), []).append(i)
+                    unsigned = (
+                        x + 0 if jnp.issubdtype(x.dtype, jnp.inexact) else x for x in results
+                    )
+                    finer.setdefault(hash((before, *map(bits, unsigned))), []).append(i)
             found = finer
         return [members for members in found.values() if len(members) > 1]
 

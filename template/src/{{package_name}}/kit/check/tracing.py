@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from brax.envs.base import Env, State
 
+from ..pytrees import raw
 from ..wrappers import WRAPPER_INFO
 from . import jaxprs
 
@@ -96,17 +97,9 @@ def key_of(path: str) -> str:
     return path.split("['")[1].split("']")[0] if "['" in path else ""
 
 
-def is_key(leaf: Any) -> bool:
-    """Whether a leaf holds random keys, typed or raw."""
-    typed = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return typed or (leaf.dtype == jnp.uint32 and leaf.shape[-1:] == (2,))
-
-
 def bits(leaf: Any) -> bytes:
     """The bits of an array."""
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    return np.asarray(leaf).tobytes()
+    return np.asarray(raw(leaf)).tobytes()
 
 
 def unequal(a: Tree, b: Tree) -> list[str]:
@@ -212,6 +205,12 @@ def trace(env: Env, function: Callable[..., State], *args: Any) -> Call | Failur
     changed = [name for name in {**mine, **now} if mine.get(name) != now.get(name)]
     written = tuple(n for n in changed if not any(m != n and m.startswith(n) for m in changed))
     return Call(state, closed, reading, written=written, **seen)
+
+
+def random_keys(step: Callable[..., State], state: State, action: Any) -> frozenset[str]:
+    """Paths of random keys in `state`: typed ones, and raw ones that `step` draws from."""
+    reading = jaxprs.read(jax.make_jaxpr(step)(state, action))
+    return frozenset(path for i, path in enumerate(leaves(state)) if i in reading.keys)
 
 
 TRACED, GENERATOR, OTHER = "a traced value", "a generator", ""
