@@ -842,6 +842,41 @@ class CountsItsEnd(Drifting):
 
 
 @correct
+class Overflows(Drifting):
+    """Ends as its state becomes NaN, which is never observed."""
+
+    def reset(self, rng: jax.Array) -> State:
+        state = super().reset(rng)
+        return state.replace(pipeline_state={"x": state.obs, "speed": jnp.ones(())})
+
+    def step(self, state: State, action: jax.Array) -> State:
+        was = state.pipeline_state
+        speed = was["speed"] * (1e3 + 9e2 * action[0])
+        x = was["x"] + jnp.stack([action[0], speed - speed * (speed < jnp.inf)])
+        x = jnp.where(jnp.isfinite(speed), 0.9 * x, jnp.nan)
+        broken = jnp.any(jnp.isnan(x))
+        return state.replace(
+            pipeline_state={"x": x, "speed": speed},
+            obs=jnp.where(broken, state.obs, x),
+            reward=jnp.where(broken, -1.0, 1.0).astype(jnp.float32),
+            done=as_float(broken),
+        )
+
+
+@correct
+class Gaps(Drifting):
+    """A table with gaps, which it knows of; it was read when the environment was made."""
+
+    def __init__(self) -> None:
+        self._table = np.array([0.1, np.nan, 0.3], np.float32)
+
+    def step(self, state: State, action: jax.Array) -> State:
+        state = super().step(state, action)
+        known = jnp.nan_to_num(jnp.asarray(self._table))
+        return state.replace(reward=state.reward + known[jnp.int32(1 + jnp.sign(action[0]))])
+
+
+@correct
 class Bitboards(Base):
     """64 squares in two uint32 for each side, as in Othello; nothing is random."""
 
@@ -854,7 +889,9 @@ class Bitboards(Base):
 
     def step(self, state: State, action: jax.Array) -> State:
         board = state.pipeline_state["board"]
-        board = board.at[0, action % 2].set(board[0, action % 2] ^ (jnp.uint32(1) << action.astype(jnp.uint32)))
+        board = board.at[0, action % 2].set(
+            board[0, action % 2] ^ (jnp.uint32(1) << action.astype(jnp.uint32))
+        )
         board = board.at[1, 0].set(board[0, 1] + board[1, 1])
         obs = self._observe(board)
         return state.replace(

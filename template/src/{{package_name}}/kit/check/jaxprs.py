@@ -43,6 +43,7 @@ class Reading:
       drawn: for each draw of random numbers, the inputs that its key depends on.
       keys: the inputs that are used as random keys as they are.
       infinite: whether it contains infinity, as in `jnp.where(found, x, jnp.inf)`.
+      with_nan: constant arrays in which there is NaN; `asks_for_nan`: whether it uses `jnp.isnan`.
     """
 
     outputs: list[Value] = field(default_factory=list)
@@ -50,6 +51,8 @@ class Reading:
     drawn: list[frozenset[int]] = field(default_factory=list)
     keys: set[int] = field(default_factory=set)
     infinite: bool = False
+    with_nan: list[np.ndarray] = field(default_factory=list)
+    asks_for_nan: bool = False
 
     @property
     def callbacks(self) -> list[str]:
@@ -85,6 +88,9 @@ def _read(reading: Reading, program: Any, inputs: Sequence[Value]) -> list[Value
     known = dict(zip(jaxpr.invars, inputs, strict=True))
     for var, constant in zip(jaxpr.constvars, getattr(program, "consts", ()), strict=False):
         known[var] = Value(_hash(constant), possible=_elements(constant))
+        real = jnp.issubdtype(var.aval.dtype, jnp.floating) and var.aval.ndim
+        if real and not isinstance(constant, jax.core.Tracer) and np.any(np.isnan(constant)):
+            reading.with_nan.append(np.asarray(constant))
 
     def look(atom: Any) -> Value:
         if not hasattr(atom, "val"):
@@ -104,6 +110,7 @@ def _read_equation(reading: Reading, eqn: Any, operands: list[Value]) -> list[Va
         return _read(reading, inner, operands)
     name = eqn.primitive.name
     reading.operations[name] += 1
+    reading.asks_for_nan |= name == "ne" and operands[0].digest == operands[1].digest
     if name in IDENTITY and len(operands) == len(eqn.outvars):
         return operands
     if name in RESHAPE and eqn.invars[0].aval.size == eqn.outvars[0].aval.size:
@@ -268,6 +275,41 @@ def _run(program: Any, args: Sequence[Any], outside: dict[str, Any]) -> list[Any
             results = evaluate(eqn, operands)
         values.update(zip(eqn.outvars, results, strict=True))
     return [x.val if hasattr(x, "val") else values[x] for x in jaxpr.outvars]
+
+
+LATER = -1  # in place of an input: what has been through a product of it
+
+
+def entering_products(closed: Any, args: Sequence[Any]) -> dict[int, Any]:
+    """The largest absolute values that first enter a matrix product or a convolution, by input."""
+    largest: dict[int, Any] = {}
+
+    def run(program: Any, args: Sequence[Any], sources: Sequence[set[int]]) -> list[Any]:
+        jaxpr = _open(program)
+        constants = zip(jaxpr.constvars, getattr(program, "consts", ()), strict=False)
+        known = {var: (x, set[int]()) for var, x in constants}
+        known |= zip(jaxpr.invars, zip(args, sources, strict=True), strict=True)
+
+        def look(atom: Any) -> tuple[Any, set[int]]:
+            return (atom.val, set()) if hasattr(atom, "val") else known[atom]
+
+        for eqn in jaxpr.eqns:
+            operands, own = zip(*map(look, eqn.invars), strict=True) if eqn.invars else ((), ())
+            if (inner := called(eqn)) is not None:
+                results = run(inner, operands, own)
+            else:
+                after = set().union(*own)
+                if eqn.primitive.name in ("dot_general", "conv_general_dilated"):
+                    for x, inputs in zip(operands, own, strict=True):
+                        for i in () if LATER in inputs else inputs:
+                            largest[i] = jnp.maximum(largest.get(i, 0.0), jnp.max(jnp.abs(x)))
+                    after = {LATER} if after else after
+                results = [(x, after) for x in evaluate(eqn, operands)]
+            known.update(zip(eqn.outvars, results, strict=True))
+        return [look(atom) for atom in jaxpr.outvars]
+
+    run(closed, args, [{i} for i in range(len(args))])
+    return largest
 
 
 def _outside(eqn: Any, operands: list[Any]) -> Any | None:

@@ -52,6 +52,38 @@ def host_randomness(attempt: Attempt, traced: Traced) -> Iterator[Finding]:
             yield Finding(f"{what}Python's random numbers, a clock or a global variable", fix)
 
 
+@rule("warning", "`reset` and `step` open no file: it is only read when they are traced")
+def no_file_read(attempt: Attempt) -> Iterator[Finding]:
+    for function, calls in (("reset", attempt.resets), ("step", attempt.steps)):
+        # What the first call alone reads, and keeps on `self`, is a constant made late.
+        found = {x for i, call in enumerate(calls) if i or not call.written for x in call.opened}
+        if found:
+            what = (
+                f"{function} reads {names(sorted(found))}, when it is traced and then never again"
+            )
+            yield Finding(what, "self.table = np.load(path)  # in __init__")
+
+
+@rule("warning", "the arrays that `reset` and `step` compute with hold no NaN")
+def no_nan_constant(settings: Settings, traced: Traced) -> Iterator[Finding]:
+    for function, call in traced.calls:
+        for array in call.reading.with_nan if not call.reading.asks_for_nan else ():
+            name = _name_on_self(settings.env, array) or f"an array of shape {array.shape}"
+            at = np.argwhere(np.isnan(array))
+            what = f"{function} computes with {name}, which is NaN at {at[0].tolist()}"
+            what += f" and at {len(at) - 1} more places" if len(at) > 1 else ""
+            yield Finding(what, "assert not np.any(np.isnan(table))  # where it is made or read")
+
+
+def _name_on_self(env: Env, array: np.ndarray) -> str | None:
+    """The attribute that holds an array with NaN in the same places."""
+    for path, x in jax.tree_util.tree_flatten_with_path(dict(vars(env)))[0]:
+        real = np.shape(x) == array.shape and np.asarray(x).dtype.kind == "f"
+        if real and np.array_equal(np.isnan(x), np.isnan(array)):
+            return f"self.{path[0].key}{jax.tree_util.keystr(path[1:])}"
+    return None
+
+
 @rule(
     "error",
     "`step` leaves the given state as it was, so that a second step from it does the same",

@@ -56,6 +56,8 @@ class Settings:
     action_repeat: int
     action_space: ActionSpace | None
     clock: Clock
+    network_factory: Callable[..., Any] | None = None
+    normalize_observations: bool = True
 
 
 @dataclass(frozen=True)
