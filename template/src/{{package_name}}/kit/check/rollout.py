@@ -50,7 +50,7 @@ class Rollout:
             return rng.integers(2**32, size=(len(self.kinds), 2), dtype=np.uint32)
 
         self.keys = keys()
-        self.reset = self._compile(jax.vmap(_replay(traced.reset)), self.keys)
+        self.reset = self.compile(jax.vmap(_replay(traced.reset)), self.keys)
         fresh = self.start = self.reset(self.keys)
         obs = {p: x.shape for p, x in leaves(self.start).items() if part(p) == "obs"}
         obs = {path: shape for path, shape in obs.items() if "pixels/" not in path}
@@ -62,7 +62,7 @@ class Rollout:
             "highest": {path: np.full(shape, -np.inf, np.float32) for path, shape in obs.items()},
         }
         restart = np.ones(len(self.kinds), bool)
-        self._advance = self._compile(self._make_row, carry, fresh, restart, self.plan[0])
+        self._advance = self.compile(self._make_row, carry, fresh, restart, self.plan[0])
         rows: list[Any] = []
         self.samples = {0: self.start}
         while len(rows) < self.wanted and not (rows and settings.clock.over(0.8)):
@@ -79,7 +79,8 @@ class Rollout:
         self.highest = {path: np.max(x, axis=0) for path, x in carry["highest"].items()}
         self.key_matters = bool(carry["key_matters"])
 
-    def _compile(self, function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
+    def compile(self, function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
+        """`function` for such arguments; the time that it takes is not counted."""
         lowered = jax.jit(function).lower(*args)
         with self._settings.clock.compiling():
             return lowered.compile()

@@ -17,7 +17,7 @@ from .engine import Finding, names, rule
 from .jaxprs import entering_products
 from .rollout import Rollout
 from .stages import Settings
-from .tracing import key_of, leaves
+from .tracing import KEY, key_of, leaves, part
 
 LARGE = 50.0  # a network learns slowly from numbers of this size
 
@@ -97,17 +97,20 @@ def _entering(settings: Settings, rollout: Rollout) -> dict[str, float]:
         settings.env.action_size,
         running_statistics.normalize if normalize else types.identity_observation_preprocessor,
     )
-    vectors = without_images(obs)
-    one = jax.tree.map(lambda x: x[0], vectors)
-    statistics = running_statistics.update(running_statistics.init_state(one), vectors)
-    params = networks.policy_network.init(jax.random.PRNGKey(0))
+    params = jax.eval_shape(networks.policy_network.init, KEY)
 
-    def apply(obs: Any) -> Any:
-        return networks.policy_network.apply(statistics, params, obs)
+    def sizes(obs: Any) -> dict[int, jax.Array]:
+        vectors = without_images(obs)
+        statistics = running_statistics.init_state(jax.tree.map(lambda x: x[0], vectors))
+        statistics = running_statistics.update(statistics, vectors)
+        # Only what comes before the first layer is looked at, whatever the parameters are.
+        ones = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), params)
+        apply = jax.make_jaxpr(lambda x: networks.policy_network.apply(statistics, ones, x))(obs)
+        return entering_products(apply, jax.tree.leaves(obs))
 
-    closed = jax.make_jaxpr(apply)(obs)
-    sizes = jax.jit(lambda *x: entering_products(closed, x))(*jax.tree.leaves(obs))
-    return {path: float(sizes[i]) for i, path in enumerate(leaves({"obs": obs})) if i in sizes}
+    found = rollout.compile(sizes, obs)(obs)
+    paths = [path for path in leaves(rollout.start) if part(path) == "obs"]
+    return {paths[i]: float(x) for i, x in found.items()}
 
 
 def _images_of_bytes(rollout: Rollout) -> dict[str, float]:

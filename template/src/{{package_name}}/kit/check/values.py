@@ -72,14 +72,16 @@ def linear(
             for x, y in zip(values[first:][:carried], outs[0], strict=False):
                 every = {*x.slopes, *y.slopes}
                 unsteady |= {i for i in every if x.slopes.get(i, 0.0) != y.slopes.get(i, 0.0)}
-        found = []
+        found: list[tuple[frozenset[int], Mapping[int, float | None]]] = []
         for same in zip(*outs, strict=True):
-            every = {i: [x.slopes.get(i, 0.0) for x in same] for x in same for i in x.slopes}
-            slopes = {i: x[0] if len(set(x)) == 1 else None for i, x in every.items()}
+            ways = {i: [x.slopes.get(i, 0.0) for x in same] for x in same for i in x.slopes}
+            slopes = {i: x[0] if len(set(x)) == 1 else None for i, x in ways.items()}
             slopes |= dict.fromkeys(unsteady)
             # Which branch is taken, or how often a loop runs.
             chosen = operands[:1] if name == "cond" else results[0][1] if name == "while" else []
-            found.append((frozenset().union(*(x.copies for x in same)), slopes | unknown(chosen)))
+            found.append(
+                (frozenset[int]().union(*(x.copies for x in same)), slopes | unknown(chosen))
+            )
         return found
     copies = frozenset[int]().union(*(x.copies for x in operands)) if name in MOVES else frozenset()
     if name == "random_unwrap":
