@@ -737,7 +737,7 @@ class Progress(Base):
 
 
 class Drifting(Base):
-    """What the next ones start from."""
+    """What many start from."""
 
     observation_size = 2
     action_size = 1
@@ -749,6 +749,157 @@ class Drifting(Base):
     def step(self, state: State, action: jax.Array) -> State:
         obs = 0.9 * state.obs + 0.1 * action[0]
         return state.replace(obs=obs, reward=-jnp.sum(obs**2))
+
+
+@correct
+class Measured(Drifting):
+    """Metrics that need a memory, which is kept for them alone: none of them is a running sum."""
+
+    def reset(self, rng: jax.Array) -> State:
+        state = super().reset(rng)
+        zero, no = jnp.zeros(()), jnp.zeros((), bool)
+        count = jnp.zeros((), jnp.int32)
+        memory = {
+            "succeeded": no,
+            "flag": zero,
+            "counted": zero,
+            "held": count,
+            "streak": zero,
+            "best": jnp.full((), -9.0),
+            "since": count,
+            "visited": jnp.zeros(10, bool),
+            "first": state.obs[0],
+            "start": jnp.abs(state.obs[1]) + 1.0,
+            "total": zero,
+            "steps": zero,
+            "smooth": zero,
+            "last": zero,
+            "window": jnp.zeros(10),
+        }
+        names = "success succeeded once in_a_row streak best since visited moved progress mean"
+        names += " smooth jerk recent"
+        metrics = {name: zero for name in names.split()}
+        return state.replace(pipeline_state=memory, metrics=metrics)
+
+    def step(self, state: State, action: jax.Array) -> State:
+        was, state = state.pipeline_state, super().step(state, action)
+        x, y = state.obs
+        there = jnp.abs(x) < 0.5
+        rare = x > 0.99  # often not once in an episode
+        cell = jnp.clip(jnp.int32(5 * x + 5), 0, 9)
+        now = {
+            "succeeded": was["succeeded"] | there,
+            "flag": jnp.where(there, 1.0, was["flag"]),
+            "counted": was["counted"] + there,
+            "held": jnp.where(there, was["held"] + 1, 0),
+            "streak": (was["streak"] + 1) * there,
+            "best": jnp.maximum(was["best"], state.reward),
+            "since": jnp.where(rare, 0, was["since"] + 1),
+            "visited": was["visited"].at[cell].set(True),
+            "first": was["first"],
+            "start": was["start"],
+            "total": was["total"] + state.reward,
+            "steps": was["steps"] + 1,
+            "smooth": 0.9 * was["smooth"] + 0.1 * state.reward,
+            "last": action[0],
+            "window": jnp.roll(was["window"], 1).at[0].set(state.reward),
+        }
+        measured = {
+            "success": as_float(there & ~was["succeeded"]),
+            "succeeded": now["flag"],
+            "once": as_float(there & (now["counted"] == 1)),
+            "in_a_row": as_float(now["held"] >= 10),
+            "streak": now["streak"],
+            "best": now["best"],
+            "since": as_float(now["since"]),
+            "visited": jnp.mean(now["visited"]),
+            "moved": x - was["first"],
+            "progress": 1 - jnp.abs(y) / was["start"],
+            "mean": now["total"] / now["steps"],
+            "smooth": now["smooth"],
+            "jerk": jnp.abs(action[0] - was["last"]),
+            "recent": jnp.mean(now["window"]),
+        }
+        return state.replace(pipeline_state=now, metrics={**state.metrics, **measured})
+
+
+@correct
+class CountsItsEnd(Drifting):
+    """Counts what ends the episode, so that the count is 1 in the last step alone."""
+
+    def reset(self, rng: jax.Array) -> State:
+        state, zero = super().reset(rng), jnp.zeros(())
+        return state.replace(pipeline_state={"caught": zero}, metrics={"caught": zero})
+
+    def step(self, state: State, action: jax.Array) -> State:
+        was, state = state.pipeline_state["caught"], super().step(state, action)
+        over = as_float(jnp.abs(state.obs[0]) < 0.05)
+        return state.replace(
+            pipeline_state={"caught": was + over},
+            done=over,
+            metrics={**state.metrics, "caught": was + over},
+        )
+
+
+@correct
+class Overflows(Drifting):
+    """Ends as its state becomes NaN, which is never observed."""
+
+    def reset(self, rng: jax.Array) -> State:
+        state = super().reset(rng)
+        return state.replace(pipeline_state={"x": state.obs, "speed": jnp.ones(())})
+
+    def step(self, state: State, action: jax.Array) -> State:
+        was = state.pipeline_state
+        speed = was["speed"] * (1e3 + 9e2 * action[0])
+        x = was["x"] + jnp.stack([action[0], speed - speed * (speed < jnp.inf)])
+        x = jnp.where(jnp.isfinite(speed), 0.9 * x, jnp.nan)
+        broken = jnp.any(jnp.isnan(x))
+        return state.replace(
+            pipeline_state={"x": x, "speed": speed},
+            obs=jnp.where(broken, state.obs, x),
+            reward=jnp.where(broken, -1.0, 1.0).astype(jnp.float32),
+            done=as_float(broken),
+        )
+
+
+@correct
+class Gaps(Drifting):
+    """A table with gaps, which it knows of; it was read when the environment was made."""
+
+    def __init__(self) -> None:
+        self._table = np.array([0.1, np.nan, 0.3], np.float32)
+
+    def step(self, state: State, action: jax.Array) -> State:
+        state = super().step(state, action)
+        known = jnp.nan_to_num(jnp.asarray(self._table))
+        return state.replace(reward=state.reward + known[jnp.int32(1 + jnp.sign(action[0]))])
+
+
+@correct
+class Bitboards(Base):
+    """64 squares in two uint32 for each side, as in Othello; nothing is random."""
+
+    observation_size = 8
+    action_size = 8
+
+    def reset(self, rng: jax.Array) -> State:
+        board = jnp.array([[1, 0], [0, 1]], jnp.uint32)
+        return State({"board": board}, self._observe(board), *zeros(2))
+
+    def step(self, state: State, action: jax.Array) -> State:
+        board = state.pipeline_state["board"]
+        board = board.at[0, action % 2].set(
+            board[0, action % 2] ^ (jnp.uint32(1) << action.astype(jnp.uint32))
+        )
+        board = board.at[1, 0].set(board[0, 1] + board[1, 1])
+        obs = self._observe(board)
+        return state.replace(
+            pipeline_state={"board": board}, obs=obs, reward=jnp.sum(obs), done=as_float(obs[7] > 0)
+        )
+
+    def _observe(self, board: jax.Array) -> jax.Array:
+        return as_float((board[0, 0] >> jnp.arange(8, dtype=jnp.uint32)) & 1)
 
 
 @correct

@@ -4,10 +4,12 @@
 # mypy: disable-error-code="valid-type, misc, name-defined, arg-type, var-annotated"
 
 import random
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import flax
@@ -855,6 +857,39 @@ def _(base: type[Base]) -> type[Base]:
     return edited(base, reset=reset, step=step)
 
 
+@defect("metric-per-step", "a count of one choice alone", "metrics['waits'] adds up", Maze)
+def _(base: type[Base]) -> type[Base]:
+    def reset(self: Any, s: State, rng: jax.Array) -> State:
+        waits = jnp.zeros((), jnp.int32)
+        state = {**s.pipeline_state, "waits": waits}
+        return s.replace(pipeline_state=state, metrics={**s.metrics, "waits": jnp.zeros(())})
+
+    def step(self: Any, s: State, given: State, action: jax.Array) -> State:
+        was = given.pipeline_state["waits"]
+        waits = jnp.where(action == 3, was + 1, was)
+        metrics = {**s.metrics, "waits": waits.astype(jnp.float32)}
+        return s.replace(pipeline_state={**s.pipeline_state, "waits": waits}, metrics=metrics)
+
+    return edited(base, reset=reset, step=step)
+
+
+@defect("metric-per-step", "the distance travelled so far", "pipeline_state['far']", Sensed, Pole)
+def _(base: type[Base]) -> type[Base]:
+    def reset(self: Any, s: State, rng: jax.Array) -> State:
+        far = jnp.zeros(())
+        last = jax.tree.leaves(s.pipeline_state)[0][:2]
+        state = {**s.pipeline_state, "far": far, "last": last}
+        return s.replace(pipeline_state=state, metrics={**s.metrics, "far": far})
+
+    def step(self: Any, s: State, given: State, action: jax.Array) -> State:
+        was, now = given.pipeline_state, jax.tree.leaves(s.pipeline_state)[0][:2]
+        far = was["far"] + jnp.linalg.norm(now - was["last"])
+        state = {**s.pipeline_state, "far": far, "last": now}
+        return s.replace(pipeline_state=state, metrics={**s.metrics, "far": far})
+
+    return edited(base, reset=reset, step=step)
+
+
 @defect("metric-per-step", "the best so far, after a while", "metrics['best']", Noisy, Picture)
 def _(base: type[Base]) -> type[Base]:
     def step(self: Any, s: State, given: State, action: jax.Array) -> State:
@@ -866,6 +901,80 @@ def _(base: type[Base]) -> type[Base]:
         reset=lambda self, s, rng: s.replace(metrics={**s.metrics, "best": s.reward - 9}),
         step=step,
     )
+
+
+@defect("step-changes", "the next state is not returned", "as they are", Point, Maze)
+def _(base: type[Base]) -> type[Base]:
+    return edited(base, step=lambda self, s, g, a: g)
+
+
+@defect("step-changes", "x.at[0].add(y) without a name for the result", "the action", Pole, Point)
+def _(base: type[Base]) -> type[Base]:
+    def step(self: Any, s: State, given: State, action: jax.Array) -> State:
+        if base is Pole:
+            lean = given.pipeline_state["lean"]
+            lean.at[0].add(action[0])
+            return given.replace(pipeline_state={"lean": lean}, obs=lean, reward=jnp.cos(lean[0]))
+        position = given.obs[:2]
+        position.at[0].add(action[0])
+        obs = self._observe(position)
+        return given.replace(obs=obs, reward=-jnp.linalg.norm(position))
+
+    return edited(base, step=step)
+
+
+@defect("step-remembers", "pipeline_state is not handed on", "reads nothing", Sensed, Maze)
+def _(base: type[Base]) -> type[Base]:
+    return edited(base, step=lambda self, s, g, a: s.replace(pipeline_state=g.pipeline_state))
+
+
+@defect("no-file-read", "a file that reset reads", "prices.npy in defects.py:", Point, Maze)
+def _(base: type[Base]) -> type[Base]:
+    path = Path(tempfile.mkdtemp()) / "prices.npy"
+    np.save(path, np.ones(3, np.float32))
+    return edited(base, reset=lambda self, s, rng: on_obs(s, lambda x: x * np.load(path)[0]))
+
+
+@defect("no-nan-constant", "a gap in a table", "self.prices, which is NaN at [2]", Maze, Noisy)
+def _(base: type[Base]) -> type[Base]:
+    prices = np.array([1.0, 2.0, np.nan, 3.0], np.float32)
+
+    def step(self: Any, s: State, given: State, action: jax.Array) -> State:
+        rare = jnp.where(s.reward > 9, 2, 0)
+        return s.replace(reward=s.reward + jnp.asarray(self.prices)[rare])
+
+    class Priced(edited(base, step=step)):
+        def __init__(self) -> None:
+            super().__init__()
+            self.prices = prices
+
+    return Priced
+
+
+@defect("observation-scale", "ten prices in cents", "obs[10:20] span", Point)
+def _(base: type[Base]) -> type[Base]:
+    def prices(self: Any, s: State, *_: Any) -> State:
+        rng = np.random.default_rng(0)
+        scale = jnp.where(jnp.arange(21) < 10, 10.0, 1e6).at[20].set(10.0)
+        mix = jnp.asarray(rng.uniform(0.5, 1.0, (21, 3)), jnp.float32)
+        return s.replace(obs=scale * (mix @ s.obs), pipeline_state=s.obs)
+
+    class Market(base):
+        observation_size = 21
+
+        def step(self, given: State, action: jax.Array) -> State:
+            return super().step(given.replace(obs=given.pipeline_state), action)
+
+    return edited(Market, reset=prices, step=prices)
+
+
+@defect("input-scale", "an image of floats from 0 to 255", "up to 25", Sensed)
+def _(base: type[Base]) -> type[Base]:
+    def floats(self: Any, s: State, *_: Any) -> State:
+        image = s.obs["pixels/view"].astype(jnp.float32)
+        return s.replace(obs={**s.obs, "pixels/view": image})
+
+    return edited(base, reset=floats, step=floats)
 
 
 @defect("vmap-equals-loop", "a callback that sees the whole batch", "reward", Point, Maze)

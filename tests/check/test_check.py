@@ -1,5 +1,6 @@
 """`check` finds every planted defect by the right rule, and passes every correct environment."""
 
+import functools
 import io
 import json
 import re
@@ -15,12 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bases import BASES, Base, Maze, Point, Pole
+import table
+from bases import BASES, Base, Maze, Picture, Point, Pole, Sensed
 from brax.envs.base import Env, State
 from correct import CORRECT, FOREIGN
 from defects import DEFECTS, Defect, edited, timed
+from flax import linen as nn
 from kit.actions import Continuous, Discrete, MultiDiscrete
 from kit.check import RULES, Report, check_env, examine, format_report
+from kit.networks import make_network_factory
 from rich.console import Console
 
 LENGTH = 60
@@ -58,6 +62,10 @@ def test_defect_is_caught(defect: Defect, base: type[Base]) -> None:
     # The cause alone, and not what follows from it.
     assert {v.rule for v in report.violations if v.severity == "error"} <= {defect.rule}, told
     assert not report.unchecked
+    if base is defect.bases[0]:  # docs/check.md quotes it; make_table.py writes the page
+        _, quoted = table.rows()[table.key_of(defect)]
+        said = table.what_check_says(report.violations, defect)
+        assert table.without_numbers(quoted) == table.without_numbers(said)
 
 
 def test_every_rule_has_two_defects() -> None:
@@ -312,6 +320,179 @@ def test_an_image_may_have_pixels_that_never_change_but_no_dead_channel() -> Non
     (violation,) = check_env(sprites(3)(), episode_length=LENGTH)
     assert violation.rule == "observation-scale"
     assert "channel 3 of 4 never changes" in violation.actual
+
+
+def test_running_sums_are_found_however_they_are_written() -> None:
+    """And the metrics beside them, which are kept in the same dict, are left alone."""
+
+    def loop(was: jax.Array, x: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, 3, lambda i, total: total + jnp.abs(x[i]), was)
+
+    def sums(s: State, given: State, action: jax.Array) -> dict[str, jax.Array]:
+        was, x = given.info["sums"], s.obs
+        hit = x[0] > 5.0  # never
+        both = jnp.stack([was["both"][0] + 1.0, was["both"][1] + x[1]])
+        return {
+            "branch": jax.lax.cond(action[0] > 0, lambda t: t + 1.0, lambda t: t, was["branch"]),
+            "loop": loop(was["loop"], x),
+            "capped": jnp.minimum(was["capped"] + x[0] ** 2, 50.0),
+            "restarted": was["restarted"] * (1 - given.done) + x[0],
+            "emptied": jnp.where(given.done > 0, 0.0, was["emptied"]) + x[0],
+            "hits": was["hits"] + hit,
+            "both": both,
+        }
+
+    def reset(self: Any, s: State, rng: jax.Array) -> State:
+        names = ("branch", "loop", "capped", "restarted", "emptied", "hits")
+        kept = {**dict.fromkeys(names, jnp.zeros(())), "both": jnp.zeros(2)}
+        metrics = {**s.metrics, **dict.fromkeys([*names, "first", "second"], jnp.zeros(()))}
+        return s.replace(info={**s.info, "sums": kept}, metrics=metrics)
+
+    def step(self: Any, s: State, given: State, action: jax.Array) -> State:
+        kept = sums(s, given, action)
+        own = {name: x for name, x in kept.items() if name != "both"}
+        own |= {"first": kept["both"][0] / 100, "second": kept["both"][1]}
+        return s.replace(info={**s.info, "sums": kept}, metrics={**s.metrics, **own})
+
+    found = check_env(edited(Point, reset=reset, step=step)(), episode_length=LENGTH)
+    sums_found = {v.parts[0] for v in found if v.rule == "metric-per-step"}
+    names = "branch loop capped restarted emptied hits first second"
+    assert sums_found == {f"metrics['{name}']" for name in names.split()}
+
+
+def test_a_metric_with_a_memory_of_its_own_is_told_where_to_keep_it() -> None:
+    def step(self: Any, s: State, given: State, action: jax.Array) -> State:
+        best = jnp.maximum(given.metrics["effort"], s.metrics["effort"])
+        return s.replace(metrics={**s.metrics, "effort": best})
+
+    (violation,) = check_env(edited(Point, step=step)(), episode_length=LENGTH)
+    assert violation.rule == "metric-per-step"
+    assert "pipeline_state" in violation.fix
+
+
+@pytest.mark.parametrize(
+    "effect",
+    [
+        lambda a, b: (a**2, jnp.abs(b)),
+        lambda a, b: (jnp.maximum(a - 0.8, 0.0), jnp.cos(jnp.pi * b)),
+        lambda a, b: (a, jnp.where(a > 0.5, b, 0.0)),  # the second acts under the first alone
+        lambda a, b: (jnp.cos(2 * jnp.pi * a), jnp.clip(9 * b, -1.0, 1.0) ** 2),
+    ],
+)
+def test_a_number_that_does_the_same_at_both_bounds_matters(effect: Any) -> None:
+    class Engine(Point):
+        def step(self, state: State, action: jax.Array) -> State:
+            return super().step(state, 0.1 * jnp.stack(effect(*action)))
+
+    assert "action-matters" not in [v.rule for v in check_env(Engine(), episode_length=LENGTH)]
+
+
+def test_a_choice_that_acts_under_another_alone_matters() -> None:
+    class Push(Point):
+        """How hard and where to; a push of 0 goes nowhere."""
+
+        action_size = 2
+        action_space = MultiDiscrete((2, 3))
+
+        def step(self, state: State, action: jax.Array) -> State:
+            angle = 2.0 * action[1]
+            push = action[0] * jnp.stack([jnp.cos(angle), jnp.sin(angle)])
+            return super().step(state, push.astype(jnp.float32))
+
+    assert check_env(Push(), episode_length=LENGTH) == []
+
+
+def test_what_is_read_once_and_kept_may_be_read_late(tmp_path: Path) -> None:
+    np.save(tmp_path / "wind.npy", np.ones(2, np.float32))
+
+    class Late(Point):
+        @functools.cached_property
+        def wind(self) -> np.ndarray:
+            return np.asarray(np.load(tmp_path / "wind.npy"))
+
+        def step(self, state: State, action: jax.Array) -> State:
+            return super().step(state, action * self.wind)
+
+    assert check_env(Late(), episode_length=LENGTH) == []
+
+
+def test_nan_that_is_observed_at_the_end_is_an_error() -> None:
+    def step(self: Any, s: State, given: State, action: jax.Array) -> State:
+        lean = jnp.where(s.done > 0, jnp.nan, s.pipeline_state["lean"])
+        return s.replace(pipeline_state={"lean": lean}, obs=lean)
+
+    found = check_env(edited(Pole, step=step)(), episode_length=LENGTH)
+    assert [(v.rule, v.parts) for v in found] == [("finite", ("obs",))]
+
+
+class Encoder(nn.Module):
+    """A layer over the image, and the vector."""
+
+    divided_by: float
+
+    @nn.compact
+    def __call__(self, observation: Any, normalized: Any) -> jax.Array:
+        image = observation["pixels/view"].astype(jnp.float32) / self.divided_by
+        features = nn.Dense(8)(image.reshape(*image.shape[:-3], -1))
+        return jnp.concatenate([features, normalized["state"]], -1)
+
+
+@pytest.mark.parametrize(("divided_by", "rules"), [(1.0, ["input-scale"]), (255.0, [])])
+def test_an_image_of_bytes_has_to_be_scaled_by_the_encoder(
+    divided_by: float, rules: list[str]
+) -> None:
+    networks = make_network_factory(Continuous(2), encoder=Encoder(divided_by))
+    report = examine(Sensed(), episode_length=LENGTH, network_factory=networks, time_limit=500)
+    assert [v.rule for v in report.violations] == rules
+    assert not report.unchecked
+    assert all("obs['pixels/view']: values of up to 25" in v.actual for v in report.violations)
+
+
+def test_a_flat_image_of_0_to_255_is_seen_if_no_statistics_normalise_it() -> None:
+    class Flat(Picture):
+        """As large as an image is, and from 0 to 255."""
+
+        observation_size = 26 + 100
+
+        def _observe(self, state: Any) -> jax.Array:
+            image = 127.5 + 127.5 * jnp.sin(jnp.arange(100.0) + 9 * state.paddle + state.ball[1])
+            return jnp.append(super()._observe(state), image)
+
+    (violation,) = check_env(Flat(), episode_length=LENGTH)
+    assert violation.rule == "input-scale"
+    networks = make_network_factory(Continuous(1))
+    for normalize, rules in ((True, []), (False, ["input-scale"])):
+        report = examine(
+            Flat(),
+            episode_length=LENGTH,
+            network_factory=networks,
+            normalize_observations=normalize,
+            time_limit=500,
+        )
+        assert [v.rule for v in report.violations] == rules
+
+
+def test_a_board_of_two_words_is_not_a_random_key() -> None:
+    """Where it starts does not vary, and what an action does to it alone is seen."""
+
+    def reset(self: Any, s: State, rng: jax.Array) -> State:
+        return s.replace(info={**s.info, "board": jax.random.bits(rng, (2,))})
+
+    def step(self: Any, s: State, given: State, action: jax.Array) -> State:
+        board = given.info["board"] ^ (action[1] > 0).astype(jnp.uint32)
+        return s.replace(info={**s.info, "board": board})
+
+    class Second(Point):
+        """Its second action is seen in the board alone, and what varies at first too."""
+
+        def reset(self, rng: jax.Array) -> State:
+            return super().reset(jax.random.PRNGKey(0))
+
+        def step(self, state: State, action: jax.Array) -> State:
+            return super().step(state, action.at[1].set(0.0))
+
+    found = {v.rule for v in check_env(edited(Second, reset=reset, step=step)(), episode_length=9)}
+    assert not found & {"action-matters", "start-varies", "key-used"}
 
 
 @pytest.mark.long

@@ -72,6 +72,69 @@ def test_draws_callbacks_and_infinity_are_seen() -> None:
     assert jaxprs.read(printing).callbacks
 
 
+def test_keys_are_what_is_drawn_from_and_not_what_looks_like_one() -> None:
+    def function(keys: jax.Array, board: jax.Array, typed: jax.Array, x: jax.Array) -> Any:
+        def loop(carry: Any, _: None) -> Any:
+            kept, draw = jax.random.split(carry)
+            return kept, jax.random.normal(draw)
+
+        several = jax.vmap(jax.random.uniform)(keys[1:])
+        key = jax.random.fold_in(keys[0], board[0])  # a draw depends on the board
+        return jax.lax.scan(loop, key, None, 3), several, board ^ jnp.uint32(1), x
+
+    key = jax.ShapeDtypeStruct((3, 2), jnp.uint32)
+    board = jax.ShapeDtypeStruct((2,), jnp.uint32)
+    typed = jax.eval_shape(lambda: jax.random.key(0))
+    closed = jax.make_jaxpr(function)(key, board, typed, X)
+    assert jaxprs.read(closed).keys == {0, 2}
+
+    def drawn_in_a_loop(flag: jax.Array, keys: jax.Array, board: jax.Array) -> Any:
+        drawn = jax.lax.cond(flag, lambda k: jax.random.normal(k), lambda k: 0.0, keys[1])
+        return jax.lax.fori_loop(0, 3, lambda i, x: x + jax.random.normal(keys[0]), drawn), board
+
+    flag = jax.ShapeDtypeStruct((), bool)
+    assert jaxprs.read(jax.make_jaxpr(drawn_in_a_loop)(flag, key, board)).keys == {1}
+
+
+@pytest.mark.parametrize(
+    ("function", "slope"),
+    [
+        (lambda s, x: s + x[0], 1),
+        (lambda s, x: (s + 0.5 * x[1]) / 4 - x[0], 0.25),
+        (lambda s, x: jnp.where(x[0] > 0, s + 1, s), 1),
+        (lambda s, x: jax.lax.cond(x[0] > 0, lambda s: s + 1, lambda s: s, s), 1),
+        (lambda s, x: jax.lax.fori_loop(0, 3, lambda i, s: s + jnp.abs(x[i]), s), 1),
+        (lambda s, x: jax.lax.scan(lambda c, y: (c + y, c), s, x)[0], 1),
+        (lambda s, x: jax.lax.while_loop(lambda c: c[1] > 0, lambda c: (c[0] + 1, c[1] - 1),
+                                         (s, x[0]))[0], 1),
+        (lambda s, x: jnp.zeros(3).at[0].set(1.0)[1] + s * 2 + x[0], 2),
+        (lambda s, x: jnp.clip(s + x[0], -100, 100), 1),
+        (lambda s, x: jnp.sum(jnp.stack([s, s]).at[0].add(x[0])), 2),
+        (lambda s, x: jnp.maximum(s, x[0]), None),
+        (lambda s, x: jnp.where(x[0] > 0, 0.0, s + 1), None),
+        (lambda s, x: (s + 1) * (x[0] > 0), None),
+        (lambda s, x: 0.9 * s + x[0], 0.9),
+        (lambda s, x: jnp.where(s > 0, 1.0, s), None),
+        (lambda s, x: jax.lax.fori_loop(0, 3, lambda i, s: 2 * s, s), None),
+        (lambda s, x: jax.lax.while_loop(lambda c: c > 0, lambda c: c - 1, s), None),
+        (lambda s, x: jnp.sum(x), 0),
+    ],
+)  # fmt: skip
+def test_by_how_much_a_result_grows_with_an_input(function: Any, slope: float | None) -> None:
+    scalar = jax.ShapeDtypeStruct((), jnp.float32)
+    (found,) = jaxprs.read(jax.make_jaxpr(function)(scalar, X)).outputs
+    assert found.slopes.get(0, 0.0) == (slope if slope is None else pytest.approx(slope))
+
+
+def test_what_follows_from_a_running_episode_is_known() -> None:
+    def function(done: jax.Array, s: jax.Array) -> Any:
+        return jnp.where(done, 0.0, s + 1), s * (1 - done) + 1, jnp.where(done < 0.5, s, 0.0)
+
+    scalar = jax.ShapeDtypeStruct((), jnp.float32)
+    reading = jaxprs.read(jax.make_jaxpr(function)(scalar, scalar), {0: [0.0]})
+    assert [x.slopes.get(1) for x in reading.outputs] == [1, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("function", "possible"),
     [

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from brax.envs.base import State
 from faults import FAULTS, SOUND
 from kit import cli, runs
 from kit.actions import Discrete
@@ -78,10 +80,34 @@ def test_the_planner_beats_a_known_policy_with_every_kind_of_action(kind: str) -
 @pytest.mark.parametrize("make", [jax.random.PRNGKey, jax.random.key])
 def test_each_plan_meets_other_random_numbers(make: Any) -> None:
     state: dict[str, Any] = {"raw": jax.random.split(make(0), 3), "x": np.ones(3)}
-    tried = [with_other_keys(state, jax.random.PRNGKey(i))["raw"] for i in (1, 2)]
+    tried = [with_other_keys(state, jax.random.PRNGKey(i), ["['raw']"])["raw"] for i in (1, 2)]
     numbers = [jax.vmap(jax.random.uniform)(keys) for keys in (state["raw"], *tried)]
     assert len(set(np.ravel(numbers).tolist())) == 9
     assert {x.dtype for x in tried} == {state["raw"].dtype}
+
+
+class Sum(Toy):
+    """The state is a word of 64 bits in two; what pays next is known from it."""
+
+    def reset(self, rng: jax.Array) -> State:
+        board = jax.random.bits(rng, (2,))
+        return super().reset(rng).replace(pipeline_state={"board": board})
+
+    def step(self, state: State, action: jax.Array) -> State:
+        board = state.pipeline_state["board"]
+        pays = (action == board[0] % 3).astype(jnp.float32)
+        board = jnp.stack([(board[0] >> 1) ^ (board[1] << 31), board[1] >> 1])
+        return state.replace(pipeline_state={"board": board}, reward=pays)
+
+
+def test_a_board_that_looks_like_a_key_is_left_to_the_planner() -> None:
+    env = wrap_for_evaluation(Sum(Discrete(3)), episode_length=8)
+    start = jax.jit(env.reset)(jax.random.split(jax.random.PRNGKey(3), 4))
+    outcome = Planner(env, Discrete(3), num_plans=256).run(
+        start, jax.random.PRNGKey(0), horizon=8, limit=8
+    )
+    assert outcome is not None
+    assert np.mean(outcome.returns) > 7  # chance is 8 / 3
 
 
 def test_a_planner_without_time_gives_nothing() -> None:

@@ -9,7 +9,7 @@ Each space is one class with the same members:
   sample(key, shape): uniformly random actions, (*shape, *self.shape).
   distribution(): the policy's distribution, as Brax's PPO takes it.
   held(): constant actions that reach every extreme, by name; `check` tries them all.
-  groups(): for `check`, actions that differ in one respect alone, by what they differ in.
+  parts(): how many choices each part of an action has, by name; None for a number.
 """
 
 from collections.abc import Sequence
@@ -54,11 +54,8 @@ class Continuous:
             for name, value in (("zero", 0.0), ("+1", 1.0), ("-1", -1.0))
         }
 
-    def groups(self) -> dict[str, list[Any]]:
-        middle = np.full(self.shape, 0.25, np.float32)
-        return {
-            f"action[{i}]": [_with(middle, i, x) for x in (-1.0, 1.0)] for i in range(self.size)
-        }
+    def parts(self) -> dict[str, int | None]:
+        return {f"action[{i}]": None for i in range(self.size)}
 
 
 @dataclass(frozen=True)
@@ -82,8 +79,8 @@ class Discrete:
     def held(self) -> dict[str, Any]:
         return {f"choice {i}": np.int32(i) for i in range(min(self.size, 16))}
 
-    def groups(self) -> dict[str, list[Any]]:
-        return {"action": [np.int32(i) for i in range(min(self.size, 32))]}
+    def parts(self) -> dict[str, int | None]:
+        return {"action": self.size}
 
 
 @dataclass(frozen=True)
@@ -121,12 +118,8 @@ class MultiDiscrete:
         last = np.array(self.num_choices, np.int32) - 1
         return {f"choice {i}": np.minimum(i, last) for i in range(min(max(self.num_choices), 16))}
 
-    def groups(self) -> dict[str, list[Any]]:
-        first = np.zeros(self.shape, np.int32)
-        return {
-            f"action[{i}]": [_with(first, i, choice) for choice in range(min(count, 32))]
-            for i, count in enumerate(self.num_choices)
-        }
+    def parts(self) -> dict[str, int | None]:
+        return {f"action[{i}]": count for i, count in enumerate(self.num_choices)}
 
 
 NEVER = -1e9  # a logit; infinity would give NaN gradients
@@ -142,12 +135,6 @@ def action_space_of(env: Env) -> ActionSpace:
 def _refuse_less_than_one(space: ActionSpace, *sizes: int) -> None:
     if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
         raise UsageError(f"{space} is no action space: each size has to be a whole number above 0.")
-
-
-def _with(action: np.ndarray, index: int, value: float) -> np.ndarray:
-    changed = action.copy()
-    changed[index] = value
-    return changed
 
 
 class CategoricalDistribution(distribution.ParametricDistribution):

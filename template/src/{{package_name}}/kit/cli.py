@@ -295,6 +295,8 @@ def _check(program: str, tasks: Mapping[str, Task], asked: Check) -> None:
         episode_length=task.settings.episode_length,
         action_repeat=task.settings.action_repeat,
         time_limit=asked.time_limit,
+        network_factory=task.network_factory,
+        normalize_observations=task.settings.normalize_observations,
     )
     if asked.json:
         print(report.to_json())

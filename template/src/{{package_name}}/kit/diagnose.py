@@ -8,7 +8,7 @@ Each finding is one function, `FINDINGS` has them in the order in which to fix w
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,8 @@ from rich.table import Table
 
 from . import fingerprint, rollout
 from .actions import ActionSpace, action_space_of
-from .check.tracing import Failure, is_key, leaves, part, trace
+from .check.stages import abstract
+from .check.tracing import Failure, leaves, part, random_keys, trace
 from .networks import PRIVILEGED
 from .planner import Outcome, Planner, follow, take_rows
 from .task import Task
@@ -383,7 +384,7 @@ def diagnose(
     if is_own and not obs_is_read:
         env = wrap(WithoutObs(environment))
     begin = start(env)
-    size = sum(x.nbytes for x in jax.tree.leaves(begin) if not is_key(x))
+    size = sum(x.nbytes for x in jax.tree.leaves(begin))
     planner = Planner(env, space, min(256, max(16, BYTES // size)))
     deadline = began + 60 * minutes
 
@@ -502,7 +503,8 @@ def try_actions(
     constants, batch = space.held(), start.done.shape[0]
     held = np.stack([np.zeros(space.shape, space.dtype), *constants.values()])  # the first: random
     count, few, followed = len(held), min(5, len(held)), min(8, batch)
-    swaps = list(itertools.islice(parts_that_vary(start), SWAPS))
+    random = random_keys(env.step, start, abstract(space, batch))
+    swaps = list(itertools.islice(parts_that_vary(start, random), SWAPS))
     sequence, row = (x.ravel() for x in np.mgrid[:count, :batch])
     s, r = (x.ravel() for x in np.mgrid[:few, :followed])
     partner = np.concatenate([row, *[s * batch + r] * len(swaps)])  # random, or not exchanged
@@ -522,7 +524,7 @@ def try_actions(
 
     def watch(state: State, alive: jax.Array) -> tuple[jax.Array, jax.Array]:
         goes_on = alive & (state.done == 0)  # no policy sees the observation of an end
-        changes = alive & alive[partner] & differs(state, partner)
+        changes = alive & alive[partner] & differs(state, partner, random)
         return changes, goes_on & goes_on[partner] & differs(observed(state.obs), partner)
 
     @jax.jit
@@ -556,11 +558,11 @@ def try_actions(
     return played, bool(np.any(changes[:plain])), hidden
 
 
-def parts_that_vary(start: State) -> Iterator[tuple[str, int, list[int]]]:
+def parts_that_vary(start: State, keys: Collection[str]) -> Iterator[tuple[str, int, list[int]]]:
     """Parts of the state that differ between starts: path, number of the leaf, and elements."""
     for index, (path, x) in enumerate(leaves(start).items()):
         of_wrapper = any(path.startswith(f"info['{name}']") for name in WRAPPER_INFO)
-        if not path.startswith(("pipeline_state", "info")) or of_wrapper or is_key(x):
+        if not path.startswith(("pipeline_state", "info")) or of_wrapper or path in keys:
             continue
         flat = np.asarray(x).reshape(len(start.done), -1)
         varies = np.flatnonzero(np.any(flat != flat[:1], axis=0)).tolist()
@@ -578,11 +580,11 @@ def observed(obs: Any) -> Any:
     return obs
 
 
-def differs(tree: Any, partner: np.ndarray) -> jax.Array:
+def differs(tree: Any, partner: np.ndarray, keys: Collection[str] = ()) -> jax.Array:
     """Which rows are unlike their partner by more than rounding, (rows,) bool; keys don't count."""
     found = jnp.zeros(partner.shape, bool)
-    for x in jax.tree.leaves(tree):
-        if not is_key(x) and jnp.shape(x)[:1] == partner.shape:
+    for path, x in leaves(tree).items():
+        if path not in keys and jnp.shape(x)[:1] == partner.shape:
             x = x.astype(jnp.float32).reshape(len(partner), -1)
             y = x[partner]
             far = jnp.abs(x - y) > 1e-5 + 1e-4 * jnp.maximum(jnp.abs(x), jnp.abs(y))

@@ -11,7 +11,7 @@ ahead or a whole episode.
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +21,9 @@ import numpy as np
 from brax.envs.base import Env, State
 
 from .actions import ActionSpace
-from .check.tracing import is_key
+from .check.stages import abstract
+from .check.tracing import leaves, random_keys
+from .pytrees import is_typed_key, raw
 from .rollout import strip_weak_types
 
 DECISIONS = 64  # of a plan
@@ -122,7 +124,7 @@ class Planner:
     """
 
     def __init__(self, env: Env, space: ActionSpace, num_plans: int = 256) -> None:
-        self._num_plans = num_plans
+        self._env, self._space, self._num_plans = env, space, num_plans
         distribution = space.distribution()
         self._width = distribution.param_size
 
@@ -167,6 +169,8 @@ class Planner:
         hold = -(-horizon // DECISIONS)
         decisions = max(1, horizon // hold // 8)  # that are taken before the next search
         late_from, met, taken = limit - max(1, limit // 4), [], []
+        action = abstract(self._space, batch * count)
+        keys = random_keys(self._env.step, state, action)
         # Gives up where even the first search would take too long, as with MJX on a CPU.
         plans = jnp.zeros((batch, count, *mean.shape[1:]))
         for _ in range(2):  # the first time it is compiled
@@ -182,7 +186,7 @@ class Planner:
                     return None
                 key, key_plans, key_state = jax.random.split(key, 3)
                 plans = _propose(key_plans, mean, std, elites, count)
-                tried = with_other_keys(state, key_state)
+                tried = with_other_keys(state, key_state, keys)
                 *_, seen = self._follow(tried, alive, plans, hold, min(left, horizon))
                 mean, std, elites = _fit(mean, std, plans, getattr(seen, maximise), elites.shape[1])
                 met.append((jnp.min(seen.low), jnp.max(seen.high)))
@@ -250,14 +254,14 @@ def take_rows(tree: Any, rows: Any, batch: int) -> Any:
     return jax.tree.map(lambda x: x[rows] if jnp.shape(x)[:1] == (batch,) else x, tree)
 
 
-def with_other_keys(state: Any, key: jax.Array) -> Any:
-    """`state` with other random keys in it."""
-    found, tree = jax.tree.flatten(state)
-    for i, x in enumerate(found):
-        if is_key(x):
-            fresh, shape = jax.random.fold_in(key, i), x.shape[:-1]
-            if x.dtype != jnp.uint32:  # a typed key
-                fresh = jax.random.key(jax.random.bits(fresh), impl=jax.random.key_impl(x))
-                shape = x.shape
-            found[i] = jax.random.split(fresh, shape)
-    return jax.tree.unflatten(tree, found)
+def with_other_keys(state: Any, key: jax.Array, paths: Collection[str]) -> Any:
+    """`state` with other random keys at these paths."""
+    found = leaves(state)
+    for i, path in enumerate(sorted(paths)):
+        old, data = found[path], raw(found[path])
+        fresh = jax.random.bits(jax.random.fold_in(key, i), data.shape, data.dtype)
+        typed = is_typed_key(old)
+        found[path] = (
+            jax.random.wrap_key_data(fresh, impl=jax.random.key_impl(old)) if typed else fresh
+        )
+    return jax.tree.unflatten(jax.tree.structure(state), list(found.values()))

@@ -75,7 +75,7 @@ def load(path: Path, target: Tree, remedy: str) -> Tree:
                 "now. The environment, the networks or their settings have changed: undo the "
                 "change, or train again."
             )
-        if _is_key(leaf):
+        if is_typed_key(leaf):
             return jax.random.wrap_key_data(array, impl=_key_impl(leaf))
         return array
 
@@ -84,14 +84,15 @@ def load(path: Path, target: Tree, remedy: str) -> Tree:
 
 def raw(leaf: Any) -> Any:
     """The data of a typed PRNG key, because files hold plain arrays; other arrays unchanged."""
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    return jax.random.key_data(leaf) if is_typed_key(leaf) else leaf
 
 
 def _raw_shape(leaf: Any) -> Any:
-    return jax.eval_shape(raw, leaf) if _is_key(leaf) else leaf
+    return jax.eval_shape(raw, leaf) if is_typed_key(leaf) else leaf
 
 
-def _is_key(leaf: Any) -> bool:
+def is_typed_key(leaf: Any) -> bool:
+    """Whether an array, or its shape and dtype, holds random keys of `jax.random.key`."""
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 

@@ -5,7 +5,7 @@ From the template: changes of yours are kept, `copier update` merges new version
 The environment is traced, which finds most, and then run for whole episodes. It is never trained.
 """
 
-from . import form, purity, episodes  # noqa: F401, I001  the order of RULES
+from . import form, purity, episodes, scale  # noqa: F401, I001  the order of RULES
 from .engine import RULES, Report, Rule, Violation, check_env, examine, format_report
 
 __all__ = ["RULES", "Report", "Rule", "Violation", "check_env", "examine", "format_report"]

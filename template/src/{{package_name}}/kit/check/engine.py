@@ -175,6 +175,8 @@ def examine(
     action_repeat: int = 1,
     action_space: ActionSpace | None = None,
     time_limit: float = 60.0,
+    network_factory: Callable[..., Any] | None = None,
+    normalize_observations: bool = True,
 ) -> Report:
     """Does what `check_env` does, and also says what was not checked.
 
@@ -187,9 +189,20 @@ def examine(
         take, numbers in [-1, 1] or a choice.
       time_limit: seconds of tracing and running after which it stops. Compiling is not counted,
         but may take at most four times as long.
+      network_factory: as `ppo.train` takes it, to see what enters the networks.
+      normalize_observations: whether running statistics normalise it, as in training.
     """
     clock = Clock(time_limit)
-    settings = Settings(env, seed, episode_length, action_repeat, action_space, clock)
+    settings = Settings(
+        env,
+        seed,
+        episode_length,
+        action_repeat,
+        action_space,
+        clock,
+        network_factory,
+        normalize_observations,
+    )
     began, work = time.monotonic(), _Work(settings)
     # A thread, as neither a compilation nor a loop in `step` can be stopped from outside.
     worker = threading.Thread(target=work.run, daemon=True)

@@ -5,7 +5,6 @@ From the template: changes of yours are kept, `copier update` merges new version
 
 from collections.abc import Iterator
 
-import jax.numpy as jnp
 import numpy as np
 
 from .engine import Finding, Unseen, names, rule
@@ -55,7 +54,7 @@ def done_binary(traced: Traced, rollout: Rollout) -> Iterator[Finding | Unseen]:
 
 
 @rule("error", "no NaN and no infinity, in any episode or shortly after its end")
-def finite(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
+def finite(settings: Settings, traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     bad: dict[str, tuple[int, int]] = {}  # the first (t, i) of each leaf
     starts, sizes = leaves(rollout.start), rollout.series["sizes"]
     written = any(call.reading.infinite for _, call in traced.calls)
@@ -63,7 +62,8 @@ def finite(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
         # A state may hold infinity on purpose, as for "nothing yet"; what is observed may not.
         memory = part(path) in ("pipeline_state", "info")
         meant = memory and (written or np.any(np.isinf(starts[path])))
-        for t, i in np.argwhere(np.isnan(values) if meant else ~np.isfinite(values))[:1]:
+        wrong = np.isnan(values) if meant else ~np.isfinite(values)
+        for t, i in np.argwhere(wrong & ~_ended_for_it(settings, rollout, path))[:1]:
             bad[path] = int(t), int(i)
     if bad:
         t, i = min(bad.values())
@@ -80,17 +80,75 @@ def finite(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
         yield Finding(what + (f"; later {later} too" if later else ""), fix, tuple(first))
 
 
+def _ended_for_it(settings: Settings, rollout: Rollout, path: str) -> np.ndarray:
+    """[T, B]: whether an episode ended as the state became NaN or infinite, so that nobody sees it.
+
+    Nor is what follows from it seen, unless an action is repeated past the end.
+    """
+    past, sizes = rollout.series["past"], rollout.series["sizes"]
+    state = [~np.isfinite(x) for p, x in sizes.items() if part(p) == "pipeline_state"]
+    broken = np.any(state, axis=0) if state else np.zeros(past.shape, bool)
+    end = np.arange(len(past))[:, None] - np.maximum(past, 0)
+    ended = (past >= 0) & np.take_along_axis(broken, np.maximum(end, 0), 0)
+    seen = past == 0 if settings.action_repeat == 1 else past >= 0
+    return ended if part(path) == "pipeline_state" else ended & ~seen
+
+
 @rule("error", "a metric is the value of this step, not a running sum", ["same-bits", "finite"])
 def metric_per_step(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
-    sums = {p: "its own last value" for p in rollout.stale["metrics"] if part(p) == "metrics"}
-    for index, memory in enumerate(traced.reset.leaves):
-        users = {p for p, value in traced.step.outputs.items() if index in value.inputs}
-        # A position is a sum too, of rewards for progress, but more than metrics depends on it.
-        if memory in users and all(part(p) == "metrics" for p in users - {memory}):
-            sums |= {p: f"{memory}, which serves nothing else" for p in users - {memory, *sums}}
-    for path, source in sorted(sums.items()):
-        fix = f"{key_of(path)!r}: reward  # evaluation adds metrics up by itself"
-        yield Finding(f"{path} is computed from {source}", fix, (path,))
+    paths, outputs, serving = list(traced.reset.leaves), traced.step.outputs, _for_metrics(traced)
+    own = [p for p in rollout.stale["metrics"] if part(p) == "metrics"]
+    sums = {path: f"{path} is computed from its own last value" for path in own}
+    for path in (p for p in outputs if part(p) == "metrics" and p not in own):
+        for index, memory in enumerate(paths):
+            # In every branch `step` adds something to it that does not depend on it.
+            grows = outputs[memory].slopes.get(index) == 1 and memory not in traced.unchanged
+            if memory in serving and grows and outputs[path].slopes.get(index):
+                what = f"{path} adds up: step adds to {memory}, which serves metrics alone"
+                sums |= {path: what} if _lasts(rollout, path) else {}
+    for path, what in sorted(sums.items()):
+        fix = f"{key_of(path)!r}: what this step adds  # evaluation sums each metric up by itself"
+        if path in own and outputs[path].slopes.get(paths.index(path)) != 1:
+            fix = "keep what it needs of the past in pipeline_state, which auto-reset renews"
+        yield Finding(what, fix, (path,))
+
+
+def _for_metrics(traced: Traced) -> set[str]:
+    """Leaves of the state that serve metrics alone, if by way of each other."""
+    # A position is a sum too, of rewards for progress, but more than metrics depends on it.
+    outputs, paths = traced.step.outputs, list(traced.reset.leaves)
+    users = {path: {p for p, x in outputs.items() if i in x.inputs} for i, path in enumerate(paths)}
+    found = {path for path in paths if part(path) in ("pipeline_state", "info")}
+    while more := {x for x in found if any(part(p) != "metrics" for p in users[x] - found)}:
+        found -= more
+    return found
+
+
+def _lasts(rollout: Rollout, path: str) -> bool:
+    """Whether a metric can have moved before an episode's last step, where no sum is one yet."""
+    values, past = rollout.series["metrics"][path], rollout.series["past"]
+    before, last = values[past < 0], values[past == 0]
+    moved = np.any(before != before[:1])
+    return bool(before.size) and bool(moved or not np.any(last != before[0]))
+
+
+@rule("error", "`step` changes the state, or the action what it pays", ["same-bits", "finite"])
+def step_changes(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
+    paths, outputs = traced.reset.leaves, traced.step.outputs.values()
+    moved = [path for path in rollout.moved if part(path) != "info"]
+    if not moved and not any(len(paths) in x.inputs for x in outputs):
+        what = "step leaves obs and pipeline_state as they are, and does nothing with the action"
+        fix = "return state.replace(pipeline_state=..., obs=...)  # replace and x.at[i].set(y) "
+        yield Finding(what, fix + "return a new value and leave the old one as it is")
+
+
+@rule("warning", "what `step` does matters to the next step", ["step-changes"])
+def step_remembers(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
+    outputs, paths = traced.step.outputs, list(traced.reset.leaves)
+    read = {paths[i] for x in outputs.values() for i in x.inputs if i < len(paths)}
+    if not rollout.moved & read and outputs["done"].possible != {1.0}:
+        what = "step reads nothing that the step before it changed, as if each were the first one"
+        yield Finding(what, "return state.replace(pipeline_state=..., ...)  # with the next state")
 
 
 @rule("error", "the check came to its end")
@@ -112,12 +170,12 @@ def index_in_range(rollout: Rollout) -> Iterator[Finding]:
 @rule("warning", "every part of the action does something", ["same-bits", "finite"])
 def action_matters(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     space, inert = traced.space, []
-    for name, group in space.groups().items():
-        alike = rollout.alike(group)
-        if jnp.issubdtype(space.dtype, jnp.integer):
-            inert += [f"{name}: choice {c} does the same as {a[0]}" for a in alike for c in a[1:]]
-        elif alike and len(alike[0]) == len(group):
-            inert.append(f"{name} changes nothing")
+    for index, (name, count) in enumerate(space.parts().items()):
+        for same in rollout.alike(index, count):
+            if count is None:
+                inert.append(f"{name} changes nothing")
+            else:
+                inert += [f"{name}: choice {c} does the same as {same[0]}" for c in same[1:]]
     if inert:
         fix = "remove it and lower the size of the action space, or use it in step"
         states = len(rollout.samples) * len(rollout.kinds)
@@ -138,37 +196,3 @@ def episode_ends(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
         what = f"no episode ended by itself in {rollout.steps} steps: all are cut off by the time "
         fix = "raise episode_length if the task takes longer than that"
         yield Finding(what + "limit", fix)
-
-
-@rule("warning", "observations vary, on similar scales", ["finite"])
-def observation_scale(rollout: Rollout) -> Iterator[Finding]:
-    for path, low in rollout.lowest.items():
-        low, span = low.ravel(), (rollout.highest[path] - low).ravel()
-        constant = np.flatnonzero(span == 0)
-        if channel := _dead_channel(span):
-            what = f"{path}: {channel} never changes"
-            yield Finding(what, "write that channel, or leave it out of the image", (path,))
-        elif len(constant) == span.size or (len(constant) and span.size <= IMAGE):
-            which = f"{len(constant)} of {span.size} components never change ({names(constant)})"
-            fix = "obs=jnp.stack([x, y])  # without what never changes"
-            yield Finding(f"{path}: {which}", fix, (path,))
-        moving = np.sort(span[span > 0])
-        if len(moving) > 1 and moving[-1] > 1000 * moving[(len(moving) - 1) // 2]:
-            at, usual = int(np.argmax(span)), moving[(len(moving) - 1) // 2]
-            what = f"{path}[{at}] spans {span[at]:.3g}, the others about {usual:.3g}"
-            fix = f"obs = obs.at[{at}].divide({float(f'{span[at]:.1g}'):g})  # in reset and step"
-            yield Finding(what, fix, (path,))
-
-
-IMAGE = 64  # a longer vector is likely to hold an image, where much never changes
-
-
-def _dead_channel(span: np.ndarray) -> str | None:
-    """A channel of a flat image (height * width * channels) that is never written."""
-    for channels in range(2, 17):
-        planes = span[: span.size - span.size % channels].reshape(-1, channels)
-        dead = np.all(planes == 0, axis=0)
-        flat = span.size > IMAGE and span.size % channels == 0 and len(planes) >= 25
-        if flat and np.any(dead) and not np.all(dead):
-            return f"channel {names(np.flatnonzero(dead))} of {channels}"
-    return None

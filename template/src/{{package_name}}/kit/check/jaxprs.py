@@ -4,14 +4,13 @@ From the template: changes of yours are kept, `copier update` merges new version
 """
 
 import hashlib
-import operator
 import os
 import re
 import site
 import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,43 +20,17 @@ import numpy as np
 from jax._src import source_info_util
 from jax._src.tree_util import equality_errors_pytreedef
 
+from ..pytrees import is_typed_key, raw
+from .values import FEW, IDENTITY, KEY_DATA, RESHAPE, Value, linear, possible_values, unknown
+
 # Primitives that only call another program, which is read as if it stood in their place.
 CALLS = {"jit", "closed_call", "core_call", "checkpoint", "remat2"}
 CALLS |= {"custom_jvp_call", "custom_vjp_call"}
-IDENTITY = {"stop_gradient", "optimization_barrier", "copy", "name"}
-# They keep all elements in order where they keep their number, so `x[None][0]` is `x`.
-RESHAPE = {"reshape", "squeeze", "expand_dims", "broadcast_in_dim", "slice", "dynamic_slice"}
 # Code outside of the program. Its parameters can hold an id that differs in each trace.
 FOREIGN = {"pure_callback", "io_callback", "debug_callback", "debug_print", "ffi_call"}
-# Primitives whose results hold no other values than their first operand.
-SAME_VALUES = {*IDENTITY, *RESHAPE, "transpose", "rev", "reduce_max", "reduce_min"}
-SAME_VALUES |= {"convert_element_type"}
-ARITHMETIC: dict[str, Callable[[float, float], float]] = {
-    "mul": operator.mul,
-    "add": operator.add,
-    "sub": operator.sub,
-    "max": max,
-    "min": min,
-}
 LIBRARIES = (*site.getsitepackages(), sysconfig.get_paths()["stdlib"], "<")
 CHECKER = str(Path(__file__).parent) + os.sep
 KIT = str(Path(__file__).parents[1]) + os.sep
-FEW = 8  # a set of possible values with more members is not kept
-
-
-@dataclass(frozen=True)
-class Value:
-    """What is known of one array in a program.
-
-    Attributes:
-      digest: equal for two arrays that are computed in the same way from the same inputs.
-      inputs: indices of the function's inputs that it depends on.
-      possible: all values that its elements can have, where they are known and few.
-    """
-
-    digest: bytes
-    inputs: frozenset[int] = frozenset()
-    possible: frozenset[float] | None = None
 
 
 @dataclass
@@ -68,13 +41,18 @@ class Reading:
       outputs: one for each output.
       operations: how often each primitive occurs, inner programs included.
       drawn: for each draw of random numbers, the inputs that its key depends on.
+      keys: the inputs that are used as random keys as they are.
       infinite: whether it contains infinity, as in `jnp.where(found, x, jnp.inf)`.
+      with_nan: constant arrays in which there is NaN; `asks_for_nan`: whether it uses `jnp.isnan`.
     """
 
     outputs: list[Value] = field(default_factory=list)
     operations: Counter[str] = field(default_factory=Counter)
     drawn: list[frozenset[int]] = field(default_factory=list)
+    keys: set[int] = field(default_factory=set)
     infinite: bool = False
+    with_nan: list[np.ndarray] = field(default_factory=list)
+    asks_for_nan: bool = False
 
     @property
     def callbacks(self) -> list[str]:
@@ -93,15 +71,14 @@ def input_digest(index: int) -> bytes:
 
 def read(closed: Any, possible: Mapping[int, Iterable[float]] | None = None) -> Reading:
     """Reads what `jax.make_jaxpr` gives; `possible`: all values of an input, by its index."""
-    reading, known = Reading(), possible or {}
-    reading.outputs = _read(
-        reading,
-        closed,
-        [
-            Value(input_digest(i), frozenset([i]), frozenset(known[i]) if i in known else None)
-            for i in range(len(closed.jaxpr.invars))
-        ],
-    )
+    reading, inputs = Reading(), []
+    for i, aval in enumerate(closed.in_avals):
+        itself = frozenset([i])
+        known = frozenset(possible[i]) if possible and i in possible else None
+        inputs.append(Value(input_digest(i), itself, known, itself, {i: 1.0}))
+        if is_typed_key(aval):
+            reading.keys.add(i)
+    reading.outputs = _read(reading, closed, inputs)
     return reading
 
 
@@ -111,6 +88,9 @@ def _read(reading: Reading, program: Any, inputs: Sequence[Value]) -> list[Value
     known = dict(zip(jaxpr.invars, inputs, strict=True))
     for var, constant in zip(jaxpr.constvars, getattr(program, "consts", ()), strict=False):
         known[var] = Value(_hash(constant), possible=_elements(constant))
+        real = jnp.issubdtype(var.aval.dtype, jnp.floating) and var.aval.ndim
+        if real and not isinstance(constant, jax.core.Tracer) and np.any(np.isnan(constant)):
+            reading.with_nan.append(np.asarray(constant))
 
     def look(atom: Any) -> Value:
         if not hasattr(atom, "val"):
@@ -130,6 +110,7 @@ def _read_equation(reading: Reading, eqn: Any, operands: list[Value]) -> list[Va
         return _read(reading, inner, operands)
     name = eqn.primitive.name
     reading.operations[name] += 1
+    reading.asks_for_nan |= name == "ne" and operands[0].digest == operands[1].digest
     if name in IDENTITY and len(operands) == len(eqn.outvars):
         return operands
     if name in RESHAPE and eqn.invars[0].aval.size == eqn.outvars[0].aval.size:
@@ -139,17 +120,38 @@ def _read_equation(reading: Reading, eqn: Any, operands: list[Value]) -> list[Va
     inputs = frozenset[int]().union(*(x.inputs for x in operands))
     if name in ("random_bits", "threefry2x32"):
         reading.drawn.append(inputs)
-    # What a loop or a branch contains can depend on everything that goes into it.
-    bodies = []
-    for body in _programs(eqn.params.values()):
-        values = [Value(_hash("inner", i), inputs) for i in range(len(_open(body).invars))]
-        bodies.append([value.digest for value in _read(reading, body, values)])
+    if name == "random_wrap" and eqn.invars[0].aval.dtype == jnp.uint32:
+        reading.keys |= operands[0].copies - {KEY_DATA}
+    bodies, results = [], []
+    for body, given in _bodies(eqn, operands):
+        # What a loop or a branch contains can depend on everything that goes into it.
+        values = [
+            replace(x, digest=_hash("inner", i), inputs=inputs, possible=None)
+            for i, x in enumerate(given)
+        ]
+        results.append((values, _read(reading, body, values)))
+        bodies.append([value.digest for value in results[-1][1]])
     params = eqn.params.get("target_name") if name in FOREIGN else eqn.params
     digest = _hash(name, params, [x.digest for x in operands], bodies)
+    known = linear(eqn, operands, results)
     return [
-        Value(_hash(digest, i), inputs, _possible(name, var.aval, operands))
+        Value(_hash(digest, i), inputs, possible_values(name, var.aval, operands), *known[i])
         for i, var in enumerate(eqn.outvars)
     ]
+
+
+def _bodies(eqn: Any, operands: list[Value]) -> Iterable[tuple[Any, list[Value]]]:
+    """The programs inside of an equation, and what their inputs are when they begin."""
+    if eqn.primitive.name == "while":
+        first, second = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+        carry = operands[first + second :]
+        yield eqn.params["cond_jaxpr"], operands[:first] + carry
+        yield eqn.params["body_jaxpr"], operands[first:][:second] + carry
+        return
+    for body in _programs(eqn.params.values()):
+        extra = len(operands) - len(_open(body).invars)  # such as the index of a branch
+        missing = [Value(b"", slopes=unknown(operands))] * -extra
+        yield body, missing + operands[max(0, extra) :]
 
 
 def _open(program: Any) -> Any:
@@ -182,22 +184,6 @@ def _elements(x: Any) -> frozenset[float] | None:
     return values if 0 < len(values) <= FEW else None
 
 
-def _possible(name: str, aval: Any, operands: Sequence[Value]) -> frozenset[float] | None:
-    """All values that the elements of a result can have, where they are known and few."""
-    if getattr(aval, "dtype", None) == jnp.bool_:
-        return frozenset({0.0, 1.0})
-    sets = [x.possible for x in operands]
-    known = [s for s in sets if s is not None]
-    found: frozenset[float] | None = None
-    if name in SAME_VALUES:
-        found = sets[0]
-    elif name == "select_n" and None not in sets[1:]:
-        found = frozenset[float]().union(*(s for s in sets[1:] if s is not None))
-    elif name in ARITHMETIC and len(known) == 2:
-        found = frozenset(ARITHMETIC[name](x, y) for x in known[0] for y in known[1])
-    return found if found is not None and len(found) <= FEW else None
-
-
 def _hash(*parts: Any) -> bytes:
     return hashlib.blake2b(_bytes(parts), digest_size=16).digest()
 
@@ -213,9 +199,7 @@ def _bytes(x: Any) -> bytes:
     if not (hasattr(x, "dtype") and hasattr(x, "shape")):
         return type(x).__name__.encode()
     try:
-        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-            x = jax.random.key_data(x)
-        return repr((x.shape, x.dtype)).encode() + np.asarray(x).tobytes()
+        return repr((x.shape, x.dtype)).encode() + np.asarray(raw(x)).tobytes()
     except Exception:  # an abstract value or a reference
         return repr((x.shape, x.dtype)).encode()
 
@@ -291,6 +275,41 @@ def _run(program: Any, args: Sequence[Any], outside: dict[str, Any]) -> list[Any
             results = evaluate(eqn, operands)
         values.update(zip(eqn.outvars, results, strict=True))
     return [x.val if hasattr(x, "val") else values[x] for x in jaxpr.outvars]
+
+
+LATER = -1  # in place of an input: what has been through a product of it
+
+
+def entering_products(closed: Any, args: Sequence[Any]) -> dict[int, Any]:
+    """The largest absolute values that first enter a matrix product or a convolution, by input."""
+    largest: dict[int, Any] = {}
+
+    def run(program: Any, args: Sequence[Any], sources: Sequence[set[int]]) -> list[Any]:
+        jaxpr = _open(program)
+        constants = zip(jaxpr.constvars, getattr(program, "consts", ()), strict=False)
+        known = {var: (x, set[int]()) for var, x in constants}
+        known |= zip(jaxpr.invars, zip(args, sources, strict=True), strict=True)
+
+        def look(atom: Any) -> tuple[Any, set[int]]:
+            return (atom.val, set()) if hasattr(atom, "val") else known[atom]
+
+        for eqn in jaxpr.eqns:
+            operands, own = zip(*map(look, eqn.invars), strict=True) if eqn.invars else ((), ())
+            if (inner := called(eqn)) is not None:
+                results = run(inner, operands, own)
+            else:
+                after = set().union(*own)
+                if eqn.primitive.name in ("dot_general", "conv_general_dilated"):
+                    for x, inputs in zip(operands, own, strict=True):
+                        for i in () if LATER in inputs else inputs:
+                            largest[i] = jnp.maximum(largest.get(i, 0.0), jnp.max(jnp.abs(x)))
+                    after = {LATER} if after else after
+                results = [(x, after) for x in evaluate(eqn, operands)]
+            known.update(zip(eqn.outvars, results, strict=True))
+        return [look(atom) for atom in jaxpr.outvars]
+
+    run(closed, args, [{i} for i in range(len(args))])
+    return largest
 
 
 def _outside(eqn: Any, operands: list[Any]) -> Any | None:

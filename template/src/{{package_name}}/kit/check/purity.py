@@ -17,7 +17,7 @@ from .engine import Finding, names, rule
 from .jaxprs import Value, leaked
 from .rollout import Rollout
 from .stages import Attempt, Settings, Traced, abstract
-from .tracing import KEY, Call, failure, is_key, leaves, part, trace
+from .tracing import KEY, Call, failure, leaves, part, trace
 
 EAGER_OPERATIONS = 300  # a program with more takes long when it is not compiled
 CALLBACK = 'jax.pure_callback(f, shape, x, vmap_method="sequential")  # or write it with jnp'
@@ -50,6 +50,38 @@ def host_randomness(attempt: Attempt, traced: Traced) -> Iterator[Finding]:
         if changed:
             what = f"two traces of {function} compute {names(changed)} differently: NumPy's or "
             yield Finding(f"{what}Python's random numbers, a clock or a global variable", fix)
+
+
+@rule("warning", "`reset` and `step` open no file: it is only read when they are traced")
+def no_file_read(attempt: Attempt) -> Iterator[Finding]:
+    for function, calls in (("reset", attempt.resets), ("step", attempt.steps)):
+        # What the first call alone reads, and keeps on `self`, is a constant made late.
+        found = {x for i, call in enumerate(calls) if i or not call.written for x in call.opened}
+        if found:
+            what = (
+                f"{function} reads {names(sorted(found))}, when it is traced and then never again"
+            )
+            yield Finding(what, "self.table = np.load(path)  # in __init__")
+
+
+@rule("warning", "the arrays that `reset` and `step` compute with hold no NaN")
+def no_nan_constant(settings: Settings, traced: Traced) -> Iterator[Finding]:
+    for function, call in traced.calls:
+        for array in call.reading.with_nan if not call.reading.asks_for_nan else ():
+            name = _name_on_self(settings.env, array) or f"an array of shape {array.shape}"
+            at = np.argwhere(np.isnan(array))
+            what = f"{function} computes with {name}, which is NaN at {at[0].tolist()}"
+            what += f" and at {len(at) - 1} more places" if len(at) > 1 else ""
+            yield Finding(what, "assert not np.any(np.isnan(table))  # where it is made or read")
+
+
+def _name_on_self(env: Env, array: np.ndarray) -> str | None:
+    """The attribute that holds an array with NaN in the same places."""
+    for path, x in jax.tree_util.tree_flatten_with_path(dict(vars(env)))[0]:
+        real = np.shape(x) == array.shape and np.asarray(x).dtype.kind == "f"
+        if real and np.array_equal(np.isnan(x), np.isnan(array)):
+            return f"self.{path[0].key}{jax.tree_util.keystr(path[1:])}"
+    return None
 
 
 @rule(
@@ -129,8 +161,9 @@ def key_moves_on(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
 
 
 @rule("warning", "where an episode starts depends on the key", ["key-used"])
-def start_varies(rollout: Rollout) -> Iterator[Finding]:
-    starts = [np.asarray(x) for x in leaves(rollout.start).values() if not is_key(x)]
+def start_varies(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
+    found = leaves(rollout.start).items()
+    starts = [np.asarray(x) for path, x in found if path not in traced.keys]
     if all(np.all(x == x[:1]) for x in starts):
         what = f"{len(rollout.kinds)} resets with different keys gave one and the same state"
         yield Finding(what, "jax.random.uniform(rng, shape, minval=-0.1, maxval=0.1)  # in reset")

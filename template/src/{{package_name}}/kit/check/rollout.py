@@ -15,7 +15,7 @@ from brax.envs.base import State
 from ..actions import ActionSpace
 from . import jaxprs
 from .stages import Settings, Traced
-from .tracing import Call, bits, far_apart, is_key, leaves, part, unequal
+from .tracing import Call, bits, far_apart, leaves, part, unequal
 
 PAST_END = 16  # steps for which an episode is followed after its end
 SAME = 4  # episodes that differ in nothing but the key
@@ -29,9 +29,10 @@ class Rollout:
       kinds: [B], the actions of each; `plan`: those actions, [T, B, ...].
       wanted: how many steps should be taken; `steps`: how many were.
       keys: of the first reset, [B, 2] uint32; `start`: the states after it, [B, ...].
-      samples: `start` and some states along the way.
+      samples: `start` and some states along the way, by the number of steps taken.
       series: [T, B] each. "restart": an episode starts here. "past": steps since its end, -1 before
         it. "reward", "done": of the state after the step; "reset_reward", "reset_done": before it.
+        "metrics": those after the step, by path.
         "sizes": the greatest absolute values in a leaf before and after the step, by path.
         "outside": whether an index was out of range, by source line.
       lowest, highest: the range of each component of the observation, by path.
@@ -49,7 +50,7 @@ class Rollout:
             return rng.integers(2**32, size=(len(self.kinds), 2), dtype=np.uint32)
 
         self.keys = keys()
-        self.reset = self._compile(jax.vmap(_replay(traced.reset)), self.keys)
+        self.reset = self.compile(jax.vmap(_replay(traced.reset)), self.keys)
         fresh = self.start = self.reset(self.keys)
         obs = {p: x.shape for p, x in leaves(self.start).items() if part(p) == "obs"}
         obs = {path: shape for path, shape in obs.items() if "pixels/" not in path}
@@ -61,9 +62,9 @@ class Rollout:
             "highest": {path: np.full(shape, -np.inf, np.float32) for path, shape in obs.items()},
         }
         restart = np.ones(len(self.kinds), bool)
-        self._advance = self._compile(self._make_row, carry, fresh, restart, self.plan[0])
+        self._advance = self.compile(self._make_row, carry, fresh, restart, self.plan[0])
         rows: list[Any] = []
-        self.samples = [self.start]
+        self.samples = {0: self.start}
         while len(rows) < self.wanted and not (rows and settings.clock.over(0.8)):
             if rows and np.any(restart):
                 fresh = self.reset(keys())
@@ -71,14 +72,15 @@ class Rollout:
             restart = np.asarray(row["past"]) >= PAST_END
             rows.append(row)
             if len(rows) in (1, 4, 16, 64, 256, 1024):
-                self.samples.append(carry["state"])
+                self.samples[len(rows)] = carry["state"]
         self.steps = len(rows)
         self.series = jax.tree.map(lambda *x: np.stack(x), *jax.device_get(rows))
         self.lowest = {path: np.min(x, axis=0) for path, x in carry["lowest"].items()}
         self.highest = {path: np.max(x, axis=0) for path, x in carry["highest"].items()}
         self.key_matters = bool(carry["key_matters"])
 
-    def _compile(self, function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
+    def compile(self, function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
+        """`function` for such arguments; the time that it takes is not counted."""
         lowered = jax.jit(function).lower(*args)
         with self._settings.clock.compiling():
             return lowered.compile()
@@ -107,10 +109,12 @@ class Rollout:
             "done": state.done,
             "reset_reward": given.reward,
             "reset_done": given.done,
+            "metrics": {path: x for path, x in after.items() if part(path) == "metrics"},
             "sizes": {p: size(p) for p, x in after.items() if jnp.issubdtype(x.dtype, jnp.inexact)},
             "outside": outside,
         }
-        differ = [jnp.any(x[:SAME] != x[:1]) for x in after.values() if not is_key(x)]
+        keys = self._traced.keys
+        differ = [jnp.any(x[:SAME] != x[:1]) for path, x in after.items() if path not in keys]
         # Some of what `reset` shows, `step` may never show again.
         obs = {
             path: jnp.stack([before[path], after[path]]).astype(jnp.float32)
@@ -143,6 +147,14 @@ class Rollout:
         reset = unequal(self.start, self.reset(self.keys))
         step = unequal(self.samples[1], self.first)
         return [("reset", path) for path in reset] + [("step", path) for path in step]
+
+    @cached_property
+    def moved(self) -> set[str]:
+        """Paths of what is observed or remembered that a step changes in any sample."""
+        found: set[str] = set()
+        for t, state in self.samples.items():
+            found.update(unequal(state, self.step(state, self.plan[min(t, len(self.plan) - 1)])))
+        return {path for path in found if part(path) in ("obs", "pipeline_state", "info")}
 
     @cached_property
     def rounding(self) -> set[str]:
@@ -182,7 +194,7 @@ class Rollout:
     def stale(self) -> dict[str, list[str]]:
         """Paths that change when the "metrics" or the "reward" of the given state do."""
         found: dict[str, list[str]] = {"metrics": [], "reward": []}
-        for state in self.samples:
+        for state in self.samples.values():
             after = self.step(state, self.plan[0])
             moved = unequal(state, after)
             for name, paths in found.items():
@@ -192,18 +204,31 @@ class Rollout:
                 paths += [p for p in changed if p not in kept and p not in paths]
         return found
 
-    def alike(self, actions: list[Any]) -> list[list[int]]:
-        """Sets of those of the actions that have the same effect in all samples."""
-        found = {0: list(range(len(actions)))}
-        for state in self.samples:
+    def alike(self, index: int, count: int | None) -> list[list[int]]:
+        """Sets of those values of one part of the action that have the same effect in all samples.
+
+        The other parts are as in the plan. `count`: of choices; None for a number in [-1, 1], which
+        is tried at its bounds, at 0 and at random, as -1 and 1 alone may well do the same.
+        """
+        rng, lanes = np.random.default_rng(index), len(self.kinds)
+        found = {0: list(range(min(count or 8, 32)))}
+        for t, state in self.samples.items():
+            values = np.broadcast_to(np.arange(32)[:, None], (32, lanes))
+            if count is None:
+                bounds = np.broadcast_to([[-1.0], [1.0], [0.0]], (3, lanes))
+                values = np.concatenate([bounds, rng.uniform(-1, 1, (5, lanes))])
             finer: dict[int, list[int]] = {}
             for before, members in found.items():
                 for i in members if len(members) > 1 else ():
-                    results = jax.tree.leaves(self.step(state, actions[i]))
+                    action = np.array(self.plan[min(t, len(self.plan) - 1)])
+                    action.reshape(lanes, -1)[:, index] = values[i]
+                    results = jax.tree.leaves(self.step(state, action))
                     # A zero has a sign, which is no difference: adding 0 takes it off.
-                    numbers = (x if is_key(x) else x + np.zeros((), x.dtype) for x in results)
+                    numbers = (x + 0 if jnp.isdtype(x.dtype, "numeric") else x for x in results)
                     finer.setdefault(hash((before, *map(bits, numbers))), []).append(i)
             found = finer
+            if count is None and len(found) > 1:
+                return []
         return [members for members in found.values() if len(members) > 1]
 
 

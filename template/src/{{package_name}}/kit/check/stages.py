@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from brax.envs.base import Env
 
 from ..actions import ActionSpace, Continuous, Discrete
+from ..pytrees import is_typed_key
 from . import jaxprs
 from .tracing import KEY, Call, Failure, failure, trace
 
@@ -54,6 +56,8 @@ class Settings:
     action_repeat: int
     action_space: ActionSpace | None
     clock: Clock
+    network_factory: Callable[..., Any] | None = None
+    normalize_observations: bool = True
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,18 @@ class Traced:
         after = self.step.outputs
         digests = {path: jaxprs.input_digest(i) for i, path in enumerate(self.reset.leaves)}
         return {p for p, digest in digests.items() if p in after and after[p].digest == digest}
+
+    @property
+    def keys(self) -> set[str]:
+        """Paths of random keys: `step` draws from them, or `reset` made them as keys."""
+        made = self.reset.outputs  # from input 0, its key
+        return {
+            path
+            for i, (path, leaf) in enumerate(self.reset.leaves.items())
+            if i in self.step.reading.keys
+            or is_typed_key(leaf)
+            or (leaf.dtype == jnp.uint32 and made[path].copies & {0, jaxprs.KEY_DATA})
+        }
 
     def wrong(
         self, field: str, right: Callable[[str, Any], bool]

@@ -4,14 +4,18 @@ From the template: changes of yours are kept, `copier update` merges new version
 """
 
 import inspect
+import os
 import pickle
 import random
 import re
 import site
+import sys
 import sysconfig
+import threading
 import traceback
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from brax.envs.base import Env, State
 
+from ..pytrees import raw
 from ..wrappers import WRAPPER_INFO
 from . import jaxprs
 
@@ -96,17 +101,9 @@ def key_of(path: str) -> str:
     return path.split("['")[1].split("']")[0] if "['" in path else ""
 
 
-def is_key(leaf: Any) -> bool:
-    """Whether a leaf holds random keys, typed or raw."""
-    typed = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return typed or (leaf.dtype == jnp.uint32 and leaf.shape[-1:] == (2,))
-
-
 def bits(leaf: Any) -> bytes:
     """The bits of an array."""
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    return np.asarray(leaf).tobytes()
+    return np.asarray(raw(leaf)).tobytes()
 
 
 def unequal(a: Tree, b: Tree) -> list[str]:
@@ -145,6 +142,7 @@ class Call:
       numbers: paths of leaves that are Python numbers.
       given: paths of the state it was given at which it wrote something else, in place.
       written: what it changed on the environment, such as `self.count`.
+      opened: files that were read, and where.
     """
 
     state: State
@@ -153,6 +151,7 @@ class Call:
     numbers: frozenset[str]
     given: tuple[str, ...]
     written: tuple[str, ...]
+    opened: tuple[str, ...] = ()
 
     @property
     def leaves(self) -> dict[str, Any]:
@@ -196,7 +195,8 @@ def trace(env: Env, function: Callable[..., State], *args: Any) -> Call | Failur
 
     mine = snapshot(env)
     try:
-        closed, state = jax.make_jaxpr(call, return_shape=True)(*args)
+        with reading_files() as opened:
+            closed, state = jax.make_jaxpr(call, return_shape=True)(*args)
         # JAX 0.9 leaves weak types out of the shapes that it returns.
         shapes = [
             jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=x.weak_type) for x in closed.out_avals
@@ -211,7 +211,53 @@ def trace(env: Env, function: Callable[..., State], *args: Any) -> Call | Failur
     now = snapshot(env)
     changed = [name for name in {**mine, **now} if mine.get(name) != now.get(name)]
     written = tuple(n for n in changed if not any(m != n and m.startswith(n) for m in changed))
-    return Call(state, closed, reading, written=written, **seen)
+    return Call(state, closed, reading, written=written, opened=tuple(opened), **seen)
+
+
+_opened = threading.local()
+
+
+@contextmanager
+def reading_files() -> Iterator[list[str]]:
+    """The data files that this thread opens for reading, each with the user's own line."""
+    before = getattr(_opened, "found", None)
+    _opened.found = found = list[str]()
+    try:
+        yield found
+    finally:
+        _opened.found = before
+
+
+def _note_open(event: str, args: tuple[Any, ...]) -> None:
+    found = getattr(_opened, "found", None)
+    if event != "open" or found is None:
+        return
+    path, _, flags = args
+    if not isinstance(path, str | bytes | os.PathLike) or flags & (os.O_WRONLY | os.O_RDWR):
+        return
+    name, frame = os.path.abspath(os.fsdecode(path)), sys._getframe(1)
+    if name.endswith((".py", ".pyc", ".so")) or name.startswith(
+        (*jaxprs.LIBRARIES, "/proc", "/sys")
+    ):
+        return
+    # JAX's own cache and Python's imports are not the user's reading.
+    while frame and frame.f_code.co_filename.startswith((*jaxprs.LIBRARIES, jaxprs.KIT)):
+        if re.search(r"importlib|[/\\]jax[/\\]", frame.f_code.co_filename):
+            return
+        frame = frame.f_back  # type: ignore[assignment]
+    if frame:
+        found.append(
+            f"{os.path.basename(name)} in {Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+        )
+
+
+sys.addaudithook(_note_open)  # Python has no other way to see files being opened
+
+
+def random_keys(step: Callable[..., State], state: State, action: Any) -> frozenset[str]:
+    """Paths of random keys in `state`: typed ones, and raw ones that `step` draws from."""
+    reading = jaxprs.read(jax.make_jaxpr(step)(state, action))
+    return frozenset(path for i, path in enumerate(leaves(state)) if i in reading.keys)
 
 
 TRACED, GENERATOR, OTHER = "a traced value", "a generator", ""
