@@ -63,6 +63,10 @@ def row(steps: int, seed: int, mean: float, spread: float = 1.0) -> dict[str, fl
 
 def write(run: Path, rows: list[dict[str, float]]) -> Path:
     run.mkdir()
+    settings = {"episode_length": 10, "num_seeds": 1 + max(int(x["seed"]) for x in rows)}
+    config = {"num_devices": 1, "observation": [2], "versions": {}, "settings": settings}
+    config |= dict.fromkeys(("task", "action_space", "source", "networks", "device"), "")
+    (run / "config.json").write_text(json.dumps(config))
     (run / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in rows))
     return run
 
@@ -75,7 +79,7 @@ def drawn(run: Path) -> np.ndarray:
 @pytest.mark.parametrize("num_seeds", [1, 5])
 def test_a_curve_is_drawn(tmp_path: Path, num_seeds: int) -> None:
     rows = [
-        row(steps, seed, steps / 1000 + seed**2, 0.3)
+        row(steps, seed, steps / 1000 + seed**2, 0.3) | {"training/episode_reward": 2.0}
         for steps in range(0, 5000, 1000)
         for seed in range(num_seeds)
     ]
@@ -85,6 +89,8 @@ def test_a_curve_is_drawn(tmp_path: Path, num_seeds: int) -> None:
     assert ((blue > 150) & (red < 60)).sum() > 500  # the blue line
     orange = (red > 230) & (blue < 60) & (green > 100)
     assert (orange.sum() > 100) == (num_seeds > 1)  # the median
+    green_alone = (green > 130) & (red < 80) & (blue < 80)
+    assert green_alone.sum() > 100  # training episodes
 
 
 @pytest.mark.parametrize(

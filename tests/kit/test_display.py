@@ -69,7 +69,7 @@ def test_a_line_moves_on_a_terminal() -> None:
     text = ESCAPES.sub("", show(Stream()))
     assert "compiling 0 s" in text
     assert "Compiled in 0.0 s.\n" in text
-    assert re.search(r" 10 %  100,000 steps  98,765 steps/s  return -412.3  loss 0.01235", text)
+    assert re.search(r" 10 %  100,000 steps  98,765 steps/s  return -412.34  loss 0.01235", text)
     assert re.search(r" 25 %  0:00:\d\d left  250,000 steps", text)
     assert "Training into runs/[/] at :fire:\n" in text
 
@@ -91,7 +91,7 @@ def test_a_real_terminal_shows_the_line_and_keeps_its_cursor() -> None:
             raw += piece
     os.close(terminal)
     text = raw.decode()
-    assert re.search(r" 25 %  0:00:\d\d left  25 steps  1,234 steps/s  return -412.3  loss", text)
+    assert re.search(r" 25 %  0:00:\d\d left  25 steps  1,234 steps/s  return -412.34  loss", text)
     assert "\x1b[2K" in text  # the line before it is erased
     assert "runs/[/] \\x1b[8m\r\n" in text
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
@@ -171,7 +171,38 @@ def test_advice_is_given_once() -> None:
     assert stream.text() == "first\nsecond\n"
 
 
+@pytest.mark.parametrize(
+    ("x", "shown"),
+    [
+        *((0.0, "0.00"), (-0.0, "0.00"), (-412.345, "-412.35"), (0.1, "0.10")),
+        *((-0.00123456, "-0.001235"), (1e-7, "1e-07"), (-37_600_000, "-3.76e+07")),
+        *((math.nan, "nan"), (math.inf, "inf"), (np.float32(3e-39), "3e-39")),
+    ],
+)
+def test_numbers_of_any_size_show_digits(x: float, shown: str) -> None:
+    assert display.number(x) == shown
+
+
 # ---- early advice -------------------------------------------------------------------------------
+
+
+def test_few_updates_are_told_with_what_gives_more() -> None:
+    few = dataclasses.replace(TINY, batch_size=64, num_timesteps=4000)  # 8 of 512 steps
+    (text,) = display.few_updates(few, 1)
+    assert text.startswith("Little can be learned in 8 updates: for 20 or more, try ")
+    assert "--batch-size 26 or --num-timesteps 10240." in text
+    assert dataclasses.replace(few, batch_size=26).num_updates >= 20
+    assert dataclasses.replace(few, num_timesteps=10240).num_updates == 20
+    # As many environments and devices as there are have to divide it.
+    (text,) = display.few_updates(dataclasses.replace(few, num_envs=32), 1)
+    assert "--batch-size 16 or" in text
+    (text,) = display.few_updates(few, 4)
+    assert "--batch-size 24 or" in text
+    (text,) = display.few_updates(dataclasses.replace(few, num_timesteps=320), 1)
+    assert "in 1 update: for 20 or more, try --batch-size 2 or --num-timesteps 10240." in text
+    (text,) = display.few_updates(dataclasses.replace(few, num_timesteps=10), 1)
+    assert text.endswith("try --num-timesteps 10240.")
+    assert display.few_updates(dataclasses.replace(few, num_timesteps=20 * 512), 1) == []
 
 
 def row(steps: int, **values: float) -> dict[str, float]:
@@ -205,6 +236,7 @@ SUBJECTS = {
     "The reward has been the same": "reward",
     "Some components of the observation": "scale",
     "The policy's entropy collapsed": "entropy",
+    "Training episodes, whose actions are sampled": "sampled",
 }
 CONTINUOUS = Continuous(2)
 
@@ -233,6 +265,59 @@ def test_episodes_that_are_all_cut_off_are_told_after_training_began() -> None:
     text = advice(TINY, Continuous(2), [row(0, **cut), row(100, **cut)])[0]
     assert "time limit of 8 steps" in text
     assert "--episode-length" in text
+
+
+def test_a_limit_that_training_episodes_do_not_reach_is_long_enough() -> None:
+    cut = {"eval_time_limit_reached": 1.0}
+    for length, is_told in ((8.0, True), (5.0, False)):
+        later = row(100, **cut, training_episode_length=length)
+        assert (told([row(0, **cut), later]) == "limit") == is_told
+
+
+def corridor(
+    steps: int, evaluated: float, sampled: float | None, std: float = 0.0
+) -> dict[str, float]:
+    """An evaluation whose episodes all reach the limit of 8 steps, and training beside it."""
+    values = {} if sampled is None else {"training_episode_reward": sampled}
+    return row(
+        steps,
+        eval_episode_reward=evaluated,
+        eval_episode_reward_std=std,
+        eval_avg_episode_length=8.0,
+        eval_time_limit_reached=1.0,
+        **values,
+    )
+
+
+def test_sampled_actions_that_are_better_than_the_likeliest_are_told() -> None:
+    first = corridor(0, -8.0, None)
+    # As in example 13.1 of Sutton and Barto: always one way, or now and then the other.
+    rows = [first, corridor(100, -8.0, -4.0), corridor(200, -8.0, -3.5)]
+    assert told(rows) == "sampled"
+    assert told(rows, deterministic_eval=False) == "limit"
+    # Once may be chance; but a longer time limit is no advice any more.
+    assert told(rows[:2]) == ""
+    # Within the spread of episodes.
+    assert told([first, *({**x, "eval/episode_reward_std": 5.0} for x in rows[1:])]) == "limit"
+    # Seeds by their mean.
+    other = [{**x, "seed": 1} for x in rows]
+    assert told([*rows, *other]) == "sampled"
+    # So little time that long episodes have not ended in training.
+    assert told([*rows[:2], corridor(120, -8.0, -3.5)]) == "limit"
+
+
+@pytest.mark.parametrize(
+    "curve",
+    [
+        [(-8, None), (-6, -7), (-3, -5), (-2, -2.2)],  # training lags behind
+        [(-8, None), (-2, -2.2), (-2.3, -2.1), (-2.1, -2.0)],  # a little better by chance
+        [(-2, None), (-3, -2.4), (-4, -3.4), (-5, -4.4), (-8, -6)],  # a policy that gets worse
+        [(-8, None), (-2, -5), (-8, -3), (-2, -5), (-8, -3)],  # one that is lost now and then
+    ],
+)
+def test_ordinary_differences_to_training_episodes_are_not_told(curve: Any) -> None:
+    rows = [corridor(100 * n, *returns, 0.3) for n, returns in enumerate(curve)]
+    assert "sampled" not in told(rows)
 
 
 def test_a_reward_that_is_always_the_same_is_told() -> None:

@@ -53,6 +53,7 @@ def shapes_of(task: Task) -> TrainingState:
 
 
 SHAPES = shapes_of(TASK)
+WHOLE = runs.Saved(SHAPES)
 
 
 def state_of(number: int, shapes: TrainingState = SHAPES) -> TrainingState:
@@ -87,7 +88,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for steps, value in zip(STEPS, (-3.0, -1.0, -2.0), strict=True):
         runs.append_metrics(run, [row(steps, value)])
         runs.save_checkpoint(run, state_of(steps), steps)
-        runs.save_resume(run, state_of(steps))
+        runs.save_resume(run, runs.Saved(state_of(steps)))
     several = runs.make_folder(made / "several")
     write_config(several, SEVERAL)
     returns = {0: (1.0, 1.0, 1.0), 32: (2.0, 9.0, 2.0), 64: (7.0, 5.0, 6.0)}
@@ -281,7 +282,7 @@ def test_without_locks_a_run_is_not_locked(run: Path, monkeypatch: pytest.Monkey
 WRITES: dict[str, Callable[[Path], None]] = {
     "config.json": lambda run: write_config(run, TASK),
     "metrics.jsonl": lambda run: runs.forget_after(run, 64),
-    "resume.msgpack": lambda run: runs.save_resume(run, state_of(1)),
+    "resume.msgpack": lambda run: runs.save_resume(run, runs.Saved(state_of(1))),
     "checkpoints/000000000064.msgpack": lambda run: runs.save_checkpoint(run, state_of(1), 64),
 }
 
@@ -423,7 +424,7 @@ def test_what_is_no_file_is_refused_at_once(name: str, run: Path) -> None:
 
     def read() -> None:
         runs.read_metrics(run)
-        runs.load_resume(run, SHAPES)
+        runs.load_resume(run, WHOLE)
         runs.load_parameters(run, SHAPES)
 
     path.rename(run / "kept")
@@ -648,8 +649,16 @@ def test_rows_after_the_state_to_go_on_from_are_forgotten(run: Path) -> None:
     assert [json.loads(line)["steps"] for line in lines] == [0, 32]
 
 
+def test_rows_of_other_seeds_are_left_out(several: Path) -> None:
+    whole = runs.read_metrics(several)
+    runs.append_metrics(several, [row(96, 99.0, seed=seed) for seed in (0, 4, 8, 20_000)])
+    assert runs.read_metrics(several) == whole
+    assert runs.best(several) == (32, 6)
+
+
 def test_a_run_never_refuses_its_own_metrics(tmp_path: Path) -> None:
     """This one has 300 MB, as after 1000 evaluations of 256 seeds."""
+    write_config(tmp_path, TASK)
     padding = b"-" * 2**20 + b"\n"
     with (tmp_path / "metrics.jsonl").open("wb") as file:
         for steps in range(300):
@@ -659,17 +668,19 @@ def test_a_run_never_refuses_its_own_metrics(tmp_path: Path) -> None:
 
 
 def test_a_run_without_metrics_has_no_rows(tmp_path: Path) -> None:
+    write_config(tmp_path, SEVERAL)
     assert runs.read_metrics(tmp_path) == []
-    runs.append_metrics(tmp_path, [row(0, 0.0, seed=s) for s in range(3)])
-    assert [r["seed"] for r in runs.read_metrics(tmp_path)] == [0, 1, 2]
+    runs.append_metrics(tmp_path, [row(0, 0.0, seed=5 + i) for i in range(3)])
+    assert [r["seed"] for r in runs.read_metrics(tmp_path)] == [5, 6, 7]
 
 
 # ---- checkpoints --------------------------------------------------------------------------------
 
 
 def test_a_checkpoint_holds_the_policy_alone_and_resume_all(run: Path) -> None:
-    restored = runs.load_resume(run, SHAPES)
-    same(restored, state_of(64))
+    restored = runs.load_resume(run, WHOLE)
+    assert restored is not None
+    same(restored.state, state_of(64))
     for steps in STEPS:
         loaded = runs.load_parameters(run, SHAPES, steps)
         same((loaded.params, loaded.normalizer_params), _policy(state_of(steps)))
@@ -677,7 +688,7 @@ def test_a_checkpoint_holds_the_policy_alone_and_resume_all(run: Path) -> None:
     same(runs.load_parameters(run, SHAPES).params, state_of(64).params)
     resume = flax.serialization.msgpack_restore((run / "resume.msgpack").read_bytes()[32:])
     newest = flax.serialization.msgpack_restore(runs.checkpoints(run)[64].read_bytes()[32:])
-    assert newest.keys() < resume.keys()
+    assert {f".state{key}" for key in newest} < resume.keys()
     assert {key.split(".")[1].split("[")[0] for key in newest} == {"params", "normalizer_params"}
 
 
@@ -694,9 +705,10 @@ def test_a_typed_key_is_saved_and_read(run: Path) -> None:
         shapes,
         state_of(1, raw),
     )
-    runs.save_resume(run, state)
-    restored = runs.load_resume(run, shapes)
+    runs.save_resume(run, runs.Saved(state))
+    restored = runs.load_resume(run, runs.Saved(shapes))
     assert restored is not None
+    restored = restored.state
     assert jax.tree.map(lambda x: x.dtype, restored) == jax.tree.map(lambda x: x.dtype, state)
     same(jax.tree.map(pytrees.raw, restored), jax.tree.map(pytrees.raw, state))
 
@@ -727,7 +739,11 @@ def test_any_damage_is_told_with_what_to_do(run: Path) -> None:
     for path, load, remedy in (
         (newest, lambda: runs.load_parameters(run, SHAPES), "delete it to use the one before"),
         (oldest, lambda: runs.load_parameters(run, SHAPES, 0), "train again"),
-        (run / "resume.msgpack", lambda: runs.load_resume(run, SHAPES), f"--init-from {run}"),
+        (
+            run / "resume.msgpack",
+            lambda: runs.load_resume(run, WHOLE),
+            f"--init-from {run}",
+        ),
     ):
         whole = path.read_bytes()
         for damaged in damages(whole):
@@ -772,16 +788,16 @@ def refuse_content(run: Path, data: bytes) -> None:
 def test_a_run_that_stopped_before_it_saved_starts_from_its_seed(run: Path) -> None:
     """A checkpoint is written first, so a kill may leave that of the start alone."""
     (run / "resume.msgpack").unlink()
-    said = refused(runs.load_resume, run, SHAPES)
+    said = refused(runs.load_resume, run, WHOLE)
     assert "no resume.msgpack to go on from" in said
     assert f"--init-from {shlex.quote(str(run))}" in said
     for steps in (32, 64):
         runs.checkpoints(run)[steps].unlink()
-    assert runs.load_resume(run, SHAPES) is None
+    assert runs.load_resume(run, WHOLE) is None
     runs.checkpoints(run)[0].unlink()
-    assert runs.load_resume(run, SHAPES) is None
+    assert runs.load_resume(run, WHOLE) is None
     assert "has no checkpoint" in refused(runs.load_policy, run, TASK)
-    assert "is not the folder of a run" in refused(runs.load_resume, run.parent, SHAPES)
+    assert "is not the folder of a run" in refused(runs.load_resume, run.parent, WHOLE)
 
 
 def test_a_checkpoint_that_is_not_there_is_told(run: Path) -> None:

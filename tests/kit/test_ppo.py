@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from brax.envs.base import State
+from brax.envs.wrappers.training import EpisodeWrapper, VmapWrapper
 from brax.training.agents.ppo import networks as brax_networks
 from brax.training.agents.ppo import train as brax_ppo
 from flax import linen as nn
@@ -352,6 +353,38 @@ def test_evaluation_counts_the_episodes_that_reach_the_time_limit() -> None:
     ppo = toy_task().make_ppo()
     state = jax.jit(ppo.init)(np.uint32(0))
     assert jax.jit(ppo.evaluate)(state)["eval/time_limit_reached"] == 1
+
+
+@pytest.mark.parametrize(
+    ("brax_wrapper", "limit", "reached"), [(False, 8, 0), (True, 8, 0), (False, 7, 1)]
+)
+def test_an_end_of_its_own_in_the_last_step_is_not_the_time_limits(
+    brax_wrapper: bool, limit: int, reached: int
+) -> None:
+    """As Gymnasium#907 reports it of a TimeLimit that says `truncated` for both."""
+
+    class EndsAt8(Toy):
+        def reset(self, rng: jax.Array) -> State:
+            state = super().reset(rng)
+            return state.replace(info={"t": jnp.zeros(())})
+
+        def step(self, state: State, action: jax.Array) -> State:
+            t = state.info["t"] + 1
+            done = jnp.float32(t == 8)  # but not afterwards
+            return super().step(state, action).replace(done=done, info={**state.info, "t": t})
+
+    def braxes(env: Any, episode_length: int, action_repeat: int, **_: Any) -> Any:
+        return EpisodeWrapper(VmapWrapper(env), episode_length, action_repeat)
+
+    task = dataclasses.replace(
+        toy_task(episode_length=limit),
+        environment=EndsAt8,
+        wrap_env_fn=braxes if brax_wrapper else None,
+    )
+    ppo = task.make_ppo()
+    metrics = jax.jit(ppo.evaluate)(jax.jit(ppo.init)(np.uint32(0)))
+    assert metrics["eval/time_limit_reached"] == reached
+    assert metrics["eval/avg_episode_length"] == limit
 
 
 def test_randomised_domains_are_evaluated_in_a_batch_of_another_size() -> None:

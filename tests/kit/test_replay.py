@@ -549,7 +549,7 @@ def test_a_state_that_was_bad_before_it_was_saved(tmp_path: Path) -> None:
     ppo = task.make_ppo()
     state, _ = jax.jit(ppo.update)(jax.jit(ppo.init)(np.uint32(0)))
     assert not np.isfinite(state.env_state.pipeline_state["v"]).any()
-    runs.save_resume(run, state)
+    runs.save_resume(run, runs.Saved(state))
     finding = found(replay(run, task))
     assert (finding.leaf, finding.value) == ("pipeline_state['v']", "inf")
     assert (finding.environment, finding.step, finding.origin) == (0, None, None)

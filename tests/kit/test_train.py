@@ -33,6 +33,13 @@ def quietly(task: Task, **options: Any) -> Path:
     return train(task, console=Console(file=io.StringIO()), **options)
 
 
+def updates_saved(run: Path) -> int | None:
+    """How many updates of a `toy_task` a resumed run would go on from; None if nothing is saved."""
+    shapes = jax.eval_shape(toy_task().make_ppo().init, np.uint32(0))
+    saved = runs.load_resume(run, runs.Saved(shapes))
+    return None if saved is None else int(saved.state.updates)
+
+
 def parameters(run: Path, task: Task, seed: int) -> Any:
     shapes = jax.eval_shape(task.make_ppo().init, np.uint32(0))
     return runs.load_parameters(run, shapes, seed=seed).params
@@ -249,7 +256,6 @@ cli.main("toy", config, ["train", "{how}", {run!r}, "--checkpoint-every", "0.005
 def test_a_signal_to_one_process_stops_all_of_them(tmp_path: Path) -> None:
     run = tmp_path / "run"
     updates: list[int] = []
-    shapes = jax.eval_shape(toy_task().make_ppo().init, np.uint32(0))
     for how in ("--run-dir", "--resume"):
         both = two_processes(STOPPED_TOGETHER, run=str(run), how=how)
         wait_for_a_save(run, updates[-1] if updates else 0)
@@ -257,9 +263,9 @@ def test_a_signal_to_one_process_stops_all_of_them(tmp_path: Path) -> None:
         outs = [process.communicate(timeout=120) for process in both]
         assert [process.returncode for process in both] == [143, 143], outs
         assert "Stopped and saved at step" in outs[0][0]
-        state = runs.load_resume(run, shapes)
-        assert state is not None
-        updates.append(int(state.updates))
+        saved = updates_saved(run)
+        assert saved is not None
+        updates.append(saved)
     assert 0 < updates[0] < updates[1]
 
 
@@ -371,6 +377,85 @@ def test_a_signal_stops_the_run_and_resuming_goes_on_exactly(name: str, tmp_path
     assert [row["steps"] for row in runs.read_metrics(part)] == [0, 32, 64, 96]
 
 
+def rates(run: Path) -> list[float]:
+    """The learning rate of each update of a run that is evaluated after each of them."""
+    rows = runs.read_metrics(run)
+    assert [row["steps"] for row in rows] == [32 * n for n in range(len(rows))]
+    return [row["training/learning_rate"] for row in rows[1:]]
+
+
+def of_length(updates: int) -> Task:
+    """To be evaluated after each update."""
+    return toy_task(num_timesteps=32 * updates, num_evals=100)
+
+
+def stopped_at(updates: int, task: Task, run: Path, resume: bool = False) -> None:
+    def stop(row: Mapping[str, float]) -> None:
+        if row["steps"] == 32 * updates:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(TrainingStopped):
+        quietly(task, run_dir=run, resume=resume, report=stop)
+
+
+@pytest.mark.parametrize(("stop", "end"), [(5, 6), (3, 8)])
+def test_resuming_is_exact_where_the_learning_rate_stays_as_it_was(
+    stop: int, end: int, tmp_path: Path
+) -> None:
+    """At the same length always; to a longer one as long as the rate has not begun to fall."""
+    stopped_at(stop, of_length(6), tmp_path / "run")
+    resumed = quietly(of_length(end), run_dir=tmp_path / "run", resume=True)
+    whole = quietly(of_length(end), run_dir=tmp_path / "whole")
+    assert (resumed / "resume.msgpack").read_bytes() == (whole / "resume.msgpack").read_bytes()
+
+
+def test_the_learning_rate_does_not_jump_where_a_run_goes_on_for_longer(tmp_path: Path) -> None:
+    run = quietly(of_length(6), run_dir=tmp_path / "run")
+    console = Console(file=io.StringIO(), width=200)
+    train(of_length(10), run_dir=run, resume=True, console=console)
+    ended = 1e-3 / 3
+    expected = [1e-3] * 4 + [2e-3 / 3, ended, *(ended * x for x in (0.8, 0.6, 0.4, 0.2))]
+    np.testing.assert_allclose(rates(run), expected, rtol=1e-5)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "The learning rate goes on at 0.0003333, where the schedule had brought it" in text
+    assert f"--init-from {run} starts a new run at the full rate of 0.001." in text
+    # Once more, interrupted before and after the first save.
+    stopped_at(11, of_length(20), run, resume=True)
+    quietly(of_length(20), run_dir=run, resume=True)
+    last = ended * 0.2
+    falls = [last * min(1, 2 * (1 - n / 20)) for n in range(10, 20)]
+    np.testing.assert_allclose(rates(run)[10:], falls, rtol=1e-5)
+
+
+@pytest.mark.parametrize("where", ["evaluate", "epoch"])
+def test_rows_of_a_killed_run_are_complete(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between a save and the evaluation, or with some updates saved and others not."""
+    task, run = toy_task(num_evals=2), tmp_path / "run"
+    original, calls = getattr(Programs, where), []
+
+    def fail(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 2:
+            raise RuntimeError("killed")
+        return original(*args)
+
+    monkeypatch.setattr(Programs, where, fail)
+    with pytest.raises(RuntimeError, match="killed"):
+        quietly(task, run_dir=run, options=Options(checkpoint_every=1e-9))
+    monkeypatch.undo()
+    assert updates_saved(run) == {"evaluate": 3, "epoch": 1}[where]
+    quietly(task, run_dir=run, resume=True)
+    (_, row), (_, whole) = (
+        runs.read_metrics(x) for x in (run, quietly(task, run_dir=tmp_path / "whole"))
+    )
+    assert row.keys() == whole.keys()
+    assert all(
+        np.isclose(row[name], x, rtol=1e-5) for name, x in whole.items() if name != "training/sps"
+    )
+
+
 COMMAND = """
 import types
 from kit import cli
@@ -395,9 +480,9 @@ def test_the_exit_code_names_the_signal(name: str, code: int, tmp_path: Path) ->
     out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (code, "")
     assert "Stopped and saved at step" in out
-    state = runs.load_resume(run, jax.eval_shape(toy_task().make_ppo().init, np.uint32(0)))
-    assert state is not None
-    assert f"at step {int(state.updates) * 32:,}." in out
+    saved = updates_saved(run)
+    assert saved is not None
+    assert f"at step {saved * 32:,}." in out
 
 
 def test_ctrl_c_while_compiling_leaves_nothing(tmp_path: Path) -> None:
@@ -422,8 +507,7 @@ def test_a_second_signal_ends_the_run_at_once(tmp_path: Path) -> None:
     out, _ = process.communicate(timeout=10)
     assert process.returncode == 143
     assert "Stopped and saved" not in out
-    shapes = jax.eval_shape(toy_task().make_ppo().init, np.uint32(0))
-    assert runs.load_resume(run, shapes) is not None
+    assert updates_saved(run) is not None
 
 
 @pytest.mark.parametrize(
@@ -432,16 +516,15 @@ def test_a_second_signal_ends_the_run_at_once(tmp_path: Path) -> None:
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(delay: float, tmp_path: Path) -> None:
     run = tmp_path / "run"
     # Saves all the time: a kill hits a write of any file.
-    task = toy_task(num_timesteps=32 * 400, num_evals=401)
     args = ["train", "--run-dir", str(run), "--num-evals", "401"]
     process = python(COMMAND.format(steps=32 * 400, args=args))
     wait_for(run / "resume.msgpack")
     time.sleep(delay)
     process.kill()
     process.communicate(timeout=60)
-    saved = runs.load_resume(run, jax.eval_shape(task.make_ppo().init, np.uint32(0)))
+    saved = updates_saved(run)
     assert saved is not None
-    more = int(saved.updates) + 3
+    more = saved + 3
     longer = toy_task(num_timesteps=32 * 400, num_evals=401)
 
     def stop(row: Mapping[str, float]) -> None:
@@ -456,11 +539,10 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(delay: float, tmp_path:
 
 def wait_for_a_save(run: Path, after: int) -> None:
     """Until more than so many updates are saved."""
-    shapes = jax.eval_shape(toy_task().make_ppo().init, np.uint32(0))
     deadline = time.monotonic() + 120
     while True:
-        state = runs.load_resume(run, shapes) if (run / "config.json").exists() else None
-        if state is not None and state.updates > after:
+        saved = updates_saved(run) if (run / "config.json").exists() else None
+        if saved is not None and saved > after:
             return
         assert time.monotonic() < deadline, "nothing was saved"
         time.sleep(0.05)

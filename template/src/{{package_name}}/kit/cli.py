@@ -33,6 +33,7 @@ from . import train as training
 from . import tune as tuning
 from .actions import action_space_of
 from .bounds import FINITE, FRAMES, MANY, MINUTES, SECONDS, SEED, STEPS, check_all
+from .display import number
 from .errors import OutOfMemoryError, TrainingDivergedError, TrainingStopped, UsageError
 from .ppo import PPOConfig
 from .process import leave, leaving_on_signals
@@ -388,9 +389,9 @@ def _play(program: str, tasks: Mapping[str, Task], asked: Play) -> None:
         table.add_row(
             name,
             *(
-                f"{number:.2f}"
+                number(x)
                 for values in (result.returns, result.lengths)
-                for number in (values.mean(), values.std())
+                for x in (values.mean(), values.std())
             ),
         )
     print(f"{asked.episodes} episodes each:")

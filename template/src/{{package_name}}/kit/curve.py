@@ -69,9 +69,11 @@ def draw(run: Path) -> None:
 
     One seed: the mean return of each evaluation, with the standard deviation of its episodes.
     Several: each seed's mean return, their median, and their interquartile mean with a 95 %
-    interval. A seed that lacks an evaluation is left out there.
+    interval. A seed that lacks an evaluation is left out there. Both: the mean return of the
+    training episodes that ended since the evaluation before; of several seeds the median.
     """
-    curves = _curves(runs.read_metrics(run))
+    rows = runs.read_metrics(run)
+    curves = _curves(rows)
     if not curves:
         return
     _import_matplotlib()
@@ -84,6 +86,8 @@ def draw(run: Path) -> None:
         _draw_one(axes, *curves.values())
     else:
         _draw_several(axes, list(curves.values()))
+    _draw_training(axes, rows)
+    axes.legend(frameon=False, loc="best")
     name = run.absolute().name
     title = "".join(c if c.isprintable() else "?" for c in name)
     axes.set(xlabel="environment steps", ylabel="return")
@@ -101,6 +105,10 @@ def draw(run: Path) -> None:
     files.write(run / "learning_curve.png", image.getvalue())
 
 
+# NaN, infinity and what only an edited file has are not below it: matplotlib fails near the largest
+# float.
+LARGEST = 1e100
+
 Curve = dict[float, tuple[float, float]]
 """By number of steps: the mean return of an evaluation, and its standard deviation if known."""
 
@@ -110,8 +118,7 @@ def _curves(rows: Sequence[Mapping[str, float]]) -> dict[float, Curve]:
     curves: dict[float, Curve] = {}
     for row in rows:
         numbers = (row.get(f"eval/episode_reward{end}", math.nan) for end in ("", "_std"))
-        # NaN, infinity, and what only an edited file has: matplotlib fails near the largest float.
-        mean, spread = (x if abs(x) < 1e100 else math.nan for x in numbers)
+        mean, spread = (x if abs(x) < LARGEST else math.nan for x in numbers)
         if not math.isnan(mean):
             curves.setdefault(row["seed"], {})[row["steps"]] = (mean, spread)
     return curves
@@ -123,7 +130,6 @@ def _draw_one(axes: Any, curve: Curve) -> None:
         steps, mean - spread, mean + spread, alpha=0.2, linewidth=0, label="± std of episodes"
     )
     axes.plot(steps, mean, marker="o", markersize=3.5, label="mean")
-    axes.legend(frameon=False, loc="best")
 
 
 def _draw_several(axes: Any, curves: Sequence[Curve]) -> None:
@@ -142,7 +148,17 @@ def _draw_several(axes: Any, curves: Sequence[Curve]) -> None:
     )
     medians = [np.median(scores) for scores in at_step]
     axes.plot(steps, medians, color="C1", linestyle="--", linewidth=1.4, label="median")
-    axes.legend(frameon=False, loc="best")
+
+
+def _draw_training(axes: Any, rows: Sequence[Mapping[str, float]]) -> None:
+    """The returns of training episodes, whose actions are sampled."""
+    at_step: dict[float, list[float]] = {}
+    for row in rows:
+        if abs(row.get("training/episode_reward", math.nan)) < LARGEST:
+            at_step.setdefault(row["steps"], []).append(row["training/episode_reward"])
+    if at_step:
+        steps, medians = list(at_step), [np.median(returns) for returns in at_step.values()]
+        axes.plot(steps, medians, "C2:", marker=".", linewidth=1.4, label="training episodes")
 
 
 def _import_matplotlib() -> None:

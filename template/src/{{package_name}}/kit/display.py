@@ -30,6 +30,12 @@ from .ppo import PPOConfig
 Row = Mapping[str, float]
 
 
+def number(x: float) -> str:
+    """`x` with two decimals, or with four digits where those would be 0 or too many."""
+    is_usual = x == 0 or 0.1 <= abs(x) < 1e6
+    return f"{x + 0.0:.2f}" if is_usual else f"{x:.4g}"  # + 0.0: no -0.00
+
+
 class Display:
     """A line that moves while a run trains, and lines that stay.
 
@@ -119,7 +125,7 @@ class Display:
         for name, key in (("return", "episode_reward"), ("loss", "total_loss")):
             value = values.get(f"training/{key}", math.nan)
             if math.isfinite(value):
-                text += f"  {name} {value:.4g}"
+                text += f"  {name} {number(value)}"
         self._progress.update(self._bar, completed=steps, visible=True, text=text)
 
 
@@ -140,6 +146,29 @@ class _Line(ProgressColumn):
 
 # ---- early advice -------------------------------------------------------------------------------
 
+FEW_UPDATES = 20
+
+
+def few_updates(settings: PPOConfig, num_devices: int) -> list[str]:
+    """A sentence about a new run of so few updates that it can hardly learn, if it is one.
+
+    Args:
+      settings: of the run.
+      num_devices: how many share its work.
+    """
+    if settings.num_updates >= FEW_UPDATES:
+        return []
+    divided = num_devices if settings.num_seeds == 1 else 1
+    per_rollout = settings.steps_per_update // settings.batch_size
+    more = f"--num-timesteps {FEW_UPDATES * settings.steps_per_update}"
+    for batch in range(settings.batch_size - 1, 0, -1):
+        is_valid = not (batch * settings.num_minibatches % settings.num_envs or batch % divided)
+        if is_valid and -(-settings.num_timesteps // (batch * per_rollout)) >= FEW_UPDATES:
+            more = f"--batch-size {batch} or {more}"
+            break
+    updates = "1 update" if settings.num_updates == 1 else f"{settings.num_updates} updates"
+    return [f"Little can be learned in {updates}: for {FEW_UPDATES} or more, try {more}."]
+
 
 def advice(
     settings: PPOConfig, action_space: ActionSpace, rows: Sequence[Row], statistics: Any = None
@@ -156,10 +185,16 @@ def advice(
       statistics: the running statistics of the observations, with any leading axes; None before
         training.
     """
+    sampled_better = _where_sampled_actions_are_better(settings, rows)
     found = {
         f"Nearly every episode was cut off by the time limit of {settings.episode_length} steps. "
         "If the task has an end of its own, the limit may be too short to reach it: try a larger "
-        "--episode-length.": _is_cut_off(rows),
+        "--episode-length.": _is_cut_off(settings, rows) and not any(sampled_better[-1:]),
+        "Training episodes, whose actions are sampled, have a much higher return than the "
+        "evaluation, which takes the most likely action: it may repeat one action for ever. To "
+        "evaluate sampled actions, use --no-deterministic-eval. If some actions change nothing, "
+        "mask them. Or the best policy is stochastic, as in example 13.1 of Sutton and Barto, and "
+        "has to be sampled.": len(sampled_better) > 1 and all(sampled_better[-2:]),
         "The reward has been the same at every step so far, so there is nothing to learn from. "
         "Reward progress in `step` too, or let episodes start nearer to the goal; a larger "
         "--episode-length may help to reach it.": _is_reward_constant(rows),
@@ -181,10 +216,50 @@ def _evaluations(rows: Sequence[Row]) -> list[Row]:
     return found if any(row["steps"] > 0 for row in found) else []
 
 
-def _is_cut_off(rows: Sequence[Row]) -> bool:
-    """Whether the time limit ended more than 99 % of the episodes of every evaluation."""
-    evaluations = _evaluations(rows)
-    return bool(evaluations) and all(row["eval/time_limit_reached"] > 0.99 for row in evaluations)
+def _is_cut_off(settings: PPOConfig, rows: Sequence[Row]) -> bool:
+    """Whether the time limit ended more than 99 % of the episodes of every evaluation.
+
+    And training episodes, whose actions are sampled, were no shorter.
+    """
+    evaluations, limit = _evaluations(rows), settings.episode_length
+    return bool(evaluations) and all(
+        row["eval/time_limit_reached"] > 0.99
+        and row.get("training/episode_length", limit) > 0.99 * limit
+        for row in evaluations
+    )
+
+
+def _where_sampled_actions_are_better(settings: PPOConfig, rows: Sequence[Row]) -> list[bool]:
+    """For each evaluation after training began: did training episodes have a much higher return?
+
+    The difference has to be larger than the standard deviation of the evaluation's episodes, than
+    three standard errors of their mean, and than a quarter of the range of all mean returns so
+    far, which is how much there was to learn. Lower returns mean nothing: a policy that gets
+    better is ahead of its training episodes. Where there was no time for two episodes as long as
+    the evaluation's, only the short ones have ended in training, and nothing is known.
+    """
+    if not settings.deterministic_eval:
+        return []
+    evaluations: dict[float, list[Row]] = {}
+    for row in _evaluations(rows):
+        evaluations.setdefault(row["steps"], []).append(row)
+    names = ("eval/episode_reward", "training/episode_reward")
+    names += ("eval/episode_reward_std", "eval/avg_episode_length")
+    found: list[bool] = []
+    returns: list[float] = []
+    before = 0.0
+    for steps, group in sorted(evaluations.items()):
+        evaluated, sampled, std, length = (
+            float(np.mean([row.get(name, math.nan) for row in group])) for name in names
+        )
+        returns += [evaluated, sampled]
+        had_time = steps - before >= 2 * length * settings.num_envs
+        noise = std * max(1.0, 3 / math.sqrt(settings.num_eval_envs))
+        much = max(noise, (np.nanmax(returns) - np.nanmin(returns)) / 4)
+        if steps > 0:
+            found.append(bool(had_time and sampled - evaluated > much))
+        before = steps
+    return found
 
 
 def _is_reward_constant(rows: Sequence[Row]) -> bool:

@@ -346,6 +346,20 @@ class PPO:
     env_specs: Any = None
 
 
+def linear_schedule(update: ArrayLike, num_updates: int) -> jax.Array:
+    """The share of the learning rate that the schedule `linear` uses in an update.
+
+    1 in the first half of a run; then it falls to 0. Some seeds learn late, and a rate that falls
+    from the start leaves them too little.
+
+    Args:
+      update: int32 of any shape, counted from 0.
+      num_updates: those of the whole run.
+    """
+    left = 1 - jnp.asarray(update) / num_updates
+    return jnp.clip(2 * left, 0.0, 1.0)
+
+
 def policy_params(state: TrainingState) -> tuple[Any, Any, Any]:
     """What Brax's `make_inference_fn` takes: normaliser, policy and value parameters."""
     return state.normalizer_params, state.params.policy, state.params.value
@@ -651,9 +665,8 @@ def make_ppo(
         acted_with = state.normalizer_params
         statistics = running_statistics.update(acted_with, without_images(data.observation))
         if config.learning_rate_schedule == "linear":
-            # Some seeds learn late; a rate that falls from the start leaves them too little.
-            left = 1 - state.updates / config.num_updates
-            rate = state.hyperparameters.learning_rate * jnp.clip(2 * left, 0.0, 1.0)
+            rate = state.hyperparameters.learning_rate
+            rate *= linear_schedule(state.updates, config.num_updates)
             state = state.replace(learning_rate=jnp.float32(rate))
         # With other statistics than the policy acted with, the probability ratios of the first
         # updates mean nothing.
@@ -694,13 +707,12 @@ def make_ppo(
             num_envs=config.num_eval_envs,
             num_steps=config.episode_length // config.action_repeat,
         )
-        lengths = episodes.episode_steps
         metrics = {
-            "eval/episode_reward_std": jnp.std(episodes.episode_metrics["reward"]),
-            "eval/avg_episode_length": jnp.mean(lengths),
-            "eval/time_limit_reached": jnp.mean(lengths >= config.episode_length),
+            "eval/episode_reward_std": jnp.std(episodes.metrics["reward"]),
+            "eval/avg_episode_length": jnp.mean(episodes.steps),
+            "eval/time_limit_reached": jnp.mean(episodes.cut_off),
         }
-        for name, values in episodes.episode_metrics.items():
+        for name, values in episodes.metrics.items():
             metrics[f"eval/episode_{name}"] = jnp.mean(values)
         return metrics
 
@@ -763,9 +775,10 @@ def _fit_constant_value(
     reward = jnp.sum(counts * data.reward)
     value = jnp.where(horizon > 0, reward / jnp.where(horizon > 0, horizon, 1.0), 0.0)
     td_error = data.reward + (discounting * data.discount - 1) * value
-    return value, RewardScale(
-        td_error=jnp.sum(counts * td_error**2) / steps,
-        reward=jnp.sum(counts * data.reward**2) / steps,
+    # Rewards may be float64, with JAX_ENABLE_X64.
+    return jnp.float32(value), RewardScale(
+        td_error=jnp.float32(jnp.sum(counts * td_error**2) / steps),
+        reward=jnp.float32(jnp.sum(counts * data.reward**2) / steps),
     )
 
 

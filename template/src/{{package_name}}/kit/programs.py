@@ -4,6 +4,7 @@ From the template: changes of yours are kept, `copier update` merges new version
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -84,8 +85,21 @@ class Programs:
         }
         self._compiled: dict[str, Any] = {}
 
+    @functools.cached_property
+    def no_totals(self) -> Totals:
+        """The sums of no updates, on the host."""
+        with jax.disable_jit(False):
+            traced = self._jitted["epoch"].trace(self.shapes, np.int32(1))
+        return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), traced.out_info[1])
+
     def compile(self) -> None:
-        """Compiles all three side by side; can be interrupted."""
+        """Compiles all three side by side; can be interrupted.
+
+        With JAX_DISABLE_JIT nothing is compiled, and everything is slow.
+        """
+        if jax.config.jax_disable_jit:
+            self._compiled = dict(self._jitted)
+            return
         state = self.shapes
         if self.mesh is not None:
             state = jax.tree.map(

@@ -136,9 +136,9 @@ class _Search:
 
     def __init__(self, run: Path, config: PPOConfig, programs: Programs) -> None:
         self.config, self.programs = config, programs
-        saved = runs.load_resume(run, programs.shapes)
+        saved = runs.load_resume(run, runs.Saved(programs.shapes))
         programs.compile()
-        self._start = programs.init() if saved is None else programs.to_devices(saved)
+        self._start = programs.init() if saved is None else programs.to_devices(saved.state)
         self.started = self.done = int(np.max(self._start.updates))
         evaluated = {row["steps"] for row in runs.read_metrics(run)}
         marks = evaluations(config)

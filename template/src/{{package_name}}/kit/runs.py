@@ -5,7 +5,7 @@ From the template: changes of yours are kept, `copier update` merges new version
 config.json         settings, sizes and versions; data alone, nothing in it names code
 metrics.jsonl       one JSON object for each seed and evaluation
 checkpoints/        parameters and running statistics, one file for each evaluation
-resume.msgpack      the whole newest state, which training goes on from
+resume.msgpack      what training goes on from: the whole newest state, and sums for its next row
 learning_curve.png
 
 With several seeds all arrays of a checkpoint have a leading axis (num_seeds, ...). Each msgpack
@@ -24,6 +24,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import flax
 import jax
 import numpy as np
 from brax.envs.base import Env
@@ -32,7 +33,7 @@ from brax.training.agents.ppo.networks import make_inference_fn
 from . import files, fingerprint, pytrees
 from .errors import UsageError
 from .files import quoted
-from .ppo import PPO, PPOConfig, TrainingState, policy_params
+from .ppo import PPO, PPOConfig, Totals, TrainingState, policy_params
 from .rollout import Policy
 from .task import Task, choose
 
@@ -254,8 +255,12 @@ def append_metrics(run: Path, rows: Sequence[Mapping[str, float]]) -> None:
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
-    """All evaluations, oldest first; lines that are no rows of a run are left out."""
-    path = run / "metrics.jsonl"
+    """All evaluations, oldest first; lines that are no rows of this run's seeds are left out.
+
+    Raises:
+      UsageError: `run` is no run folder, or metrics.jsonl can't be read.
+    """
+    path, seeds = run / "metrics.jsonl", seeds_of(read_settings(run))
     rows: list[dict[str, float]] = []
     if not os.path.lexists(path):
         return rows
@@ -263,7 +268,7 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
         while line := file.readline(MAX_LINE):
             with contextlib.suppress(ValueError, RecursionError):
                 row = json.loads(line, parse_int=_parse_int)
-                if _is_row(row):
+                if _is_row(row) and row["seed"] in seeds:
                     rows.append(row)
     return rows
 
@@ -293,9 +298,23 @@ def save_checkpoint(run: Path, state: TrainingState, steps: int) -> None:
     pytrees.save(folder / f"{steps:012d}.msgpack", _policy_alone(state))
 
 
-def save_resume(run: Path, state: TrainingState) -> None:
-    """Writes all of `state`, over the one before; raises FileError."""
-    pytrees.save(run / "resume.msgpack", state)
+class Saved(flax.struct.PyTreeNode):
+    """What resume.msgpack holds; what is None is not read.
+
+    Attributes:
+      state: the whole state.
+      totals: the sums of its updates since the last evaluation.
+      seconds: () float64, how long these took.
+    """
+
+    state: TrainingState
+    totals: Totals | None = None
+    seconds: np.ndarray | None = None
+
+
+def save_resume(run: Path, saved: Saved) -> None:
+    """Writes what a resumed run needs, over what was there before; raises FileError."""
+    pytrees.save(run / "resume.msgpack", saved)
 
 
 def checkpoints(run: Path) -> dict[int, Path]:
@@ -344,9 +363,7 @@ def best(run: Path, steps: int | None = None) -> tuple[int, int]:
     found = [
         (row["eval/episode_reward"], int(row["steps"]), -int(row["seed"]))
         for row in read_metrics(run)
-        if row["steps"] in among
-        and row["seed"] in seeds
-        and math.isfinite(row["eval/episode_reward"])
+        if row["steps"] in among and math.isfinite(row["eval/episode_reward"])
     ]
     _, at, seed = max(found, default=(0, newest, -seeds[0]))
     return at, -seed
@@ -365,12 +382,12 @@ def _checkpoint(run: Path, steps: int | None) -> Path:
     return found[max(found) if steps is None else steps]
 
 
-def load_resume(run: Path, target: TrainingState) -> TrainingState | None:
-    """Reads the whole newest state; None if the run stopped before it saved one.
+def load_resume(run: Path, target: Saved) -> Saved | None:
+    """Reads what was saved last; None if the run stopped before it saved anything.
 
     Args:
       run: a run folder.
-      target: the state's structure, shapes and dtypes, with the leading axis of several seeds.
+      target: structure, shapes and dtypes, with the leading axis of several seeds.
 
     Raises:
       UsageError: `run` is no run folder, or the state can't be read or does not fit.

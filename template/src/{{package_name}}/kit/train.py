@@ -19,9 +19,17 @@ from rich.console import Console
 
 from . import curve, devices, files, rollout, runs
 from .actions import action_space_of
-from .display import Display, Reporter, advice, reporters, require_extras
+from .display import (
+    Display,
+    Reporter,
+    advice,
+    few_updates,
+    number,
+    reporters,
+    require_extras,
+)
 from .errors import TrainingDivergedError, TrainingStopped, UsageError
-from .ppo import PPOConfig, Totals, TrainingState
+from .ppo import PPOConfig, Totals, TrainingState, linear_schedule
 from .process import Saver, stop_requests
 from .programs import Programs
 from .task import Task
@@ -81,7 +89,8 @@ def train(
       run_dir: the folder to make; `runs/<date and time>` if None.
       resume: go on from where `run_dir` was saved last, up to the task's `num_timesteps`; the other
         settings have to be those of the run. On one CPU the parameters are those of one
-        uninterrupted run, bit for bit.
+        uninterrupted run, bit for bit, unless `num_timesteps` is another one and the schedule
+        `linear` had begun to lower the learning rate; see `_keep_learning_rate`.
       init_from: a run folder whose newest parameters a new run starts from.
       options: how to execute, show and save it.
       report: called with each row that metrics.jsonl gets.
@@ -104,7 +113,7 @@ def train(
     is_first = devices.is_first()
     console.quiet |= not is_first
     run = Path(run_dir) if run_dir is not None else None
-    state: TrainingState | None = None
+    saved: runs.Saved | None = None  # what a resumed run goes on from
     start: dict[str, Any] = {}  # what the policy of another run consists of
     to_say: list[str] = []
     done = 0  # updates
@@ -116,8 +125,8 @@ def train(
                     raise UsageError("To resume, name the run folder.")
                 if is_first:
                     stack.enter_context(runs.lock(run))
-                state, to_say = _load(run, task, programs)
-                done = 0 if state is None else int(np.max(state.updates))
+                saved, to_say = _load(run, task, programs)
+                done = 0 if saved is None else int(np.max(saved.state.updates))
             elif is_first:
                 runs.refuse_existing(run)
             if init_from is not None:
@@ -129,11 +138,10 @@ def train(
             display.say(text)
         with display.compiling():
             programs.compile()
-        if state is None:
-            state = programs.init()
+        state = programs.init() if saved is None else saved.state
         state = programs.to_devices(state.replace(**start))
-        # Without it a run that starts from another one and stops early would start from its seed.
-        to_save = programs.to_host(state) if start else None
+        if start:
+            saved = runs.Saved(programs.to_host(state), programs.no_totals, np.zeros(()))
 
         reporter = Reporter()
         with devices.fail_together():
@@ -156,17 +164,21 @@ def train(
                         shutil.rmtree(run)  # just made
                     raise
                 stack.callback(reporter.close)
-                if to_save is not None:
-                    runs.save_resume(run, to_save)
+                if saved is not None:
+                    # A run that starts from another one and stops early would start from its seed,
+                    # and `replay` needs the learning rate that training goes on with.
+                    runs.save_resume(run, saved)
                 if resume:
                     runs.forget_after(run, done * config.steps_per_update)
                 runs.write_config(run, name, task, programs.ppo, programs.num_devices)
         run = run or Path()
         seeds = f" for each of {config.num_seeds} seeds" if config.num_seeds > 1 else ""
         display.say(
-            f"Training for {_steps(config):,} steps{seeds} ({config.num_timesteps:,} asked for; "
-            f"{config.steps_per_update:,} an update) into {run}"
+            f"Training for {_steps(config):,} steps{seeds} ({config.num_timesteps:,} asked for), "
+            f"which is {config.num_updates:,} updates of {config.steps_per_update:,}, into {run}"
         )
+        if not resume:
+            display.advise(few_updates(config, programs.num_devices))
         for place in reporter.places:
             display.say(place)
 
@@ -176,6 +188,9 @@ def train(
                 report(row)
 
         loop = _Loop(run, config, programs, display, options, report_row, program)
+        if saved is not None:
+            loop.totals, loop.seconds = saved.totals, float(saved.seconds)
+            saved = None  # the state may be large
         try:
             loop.train(state, done)
         finally:
@@ -190,7 +205,7 @@ def _steps(config: PPOConfig) -> int:
     return config.num_updates * config.steps_per_update
 
 
-def _load(run: Path, task: Task, programs: Programs) -> tuple[TrainingState | None, list[str]]:
+def _load(run: Path, task: Task, programs: Programs) -> tuple[runs.Saved | None, list[str]]:
     """What a resumed run goes on from, None if nothing was saved; and what to say about it."""
     config = task.settings
     saved = runs.read_settings(run)
@@ -203,15 +218,47 @@ def _load(run: Path, task: Task, programs: Programs) -> tuple[TrainingState | No
                 f"{files.quoted(run)}."
             )
     runs.refuse_other_sizes(run, programs.environment)
-    state = runs.load_resume(run, programs.shapes)
+    found = runs.load_resume(run, runs.Saved(programs.shapes, programs.no_totals, np.zeros(())))
     to_say = runs.changes_since(run, programs.environment, programs.ppo, programs.num_devices)
-    if state is None:
+    if found is None:
         return None, [*to_say, "This run was stopped before anything was saved; it starts again."]
-    steps = int(np.max(state.updates)) * config.steps_per_update
+    steps = int(np.max(found.state.updates)) * config.steps_per_update
     # A run may have been stopped after its last update and before its last evaluation.
     if steps >= _steps(config) and any(row["steps"] == steps for row in runs.read_metrics(run)):
         raise UsageError(f"{run} has {steps:,} steps already; ask for more with --num-timesteps.")
-    return state, to_say
+    state, rate = _keep_learning_rate(found.state, config)
+    if rate is not None:
+        to_say.append(
+            f"The learning rate goes on at {number(rate)}, where the schedule had brought it, and "
+            f"falls to 0 at the new end; --init-from {files.quoted(run)} starts a new run at the "
+            f"full rate of {config.learning_rate}."
+        )
+    return found.replace(state=state), to_say
+
+
+def _keep_learning_rate(
+    state: TrainingState, config: PPOConfig
+) -> tuple[TrainingState, float | None]:
+    """Keeps the learning rate from jumping where a run goes on to another `num_timesteps`.
+
+    The schedule `linear` depends on the length of a run. The full rate becomes the one from which
+    the schedule of the new length leads to the rate of the last update. Where the rate had not
+    begun to fall, and will not have by then, nothing changes, so that the longer run equals an
+    uninterrupted one.
+
+    Returns:
+      The state, and the rate of the next update if the full rate had to change, else None.
+    """
+    done = int(np.max(state.updates))
+    if config.learning_rate_schedule != "linear" or not 0 < done < config.num_updates:
+        return state, None
+    last, following = (float(linear_schedule(n, config.num_updates)) for n in (done - 1, done))
+    full = state.hyperparameters.learning_rate
+    if np.allclose(full * last, state.learning_rate, rtol=1e-5, atol=0):
+        return state, None
+    full = np.float32(state.learning_rate / last)
+    state = state.replace(hyperparameters=state.hyperparameters.replace(learning_rate=full))
+    return state, float(np.max(full)) * following
 
 
 def _load_start(run: Path, programs: Programs) -> dict[str, Any]:
@@ -263,6 +310,7 @@ class _Loop:
         # Evaluations, and some chunks of the first tenth of training for the advice.
         self.history: list[Row] = runs.read_metrics(run) if devices.is_first() else []
         self.watched = -1.0  # the share of training up to the last of these chunks
+        self.totals, self.seconds = programs.no_totals, 0.0  # since the last evaluation
 
     def train(self, state: TrainingState, done: int) -> None:
         """Trains from `state`, which has `done` updates, to the end of the run."""
@@ -270,18 +318,20 @@ class _Loop:
         evaluated_at = {row["steps"] for row in self.history}
         spent = {"training": 0.0, "evaluation": 0.0}  # seconds
         chunk = 1  # updates
+        if done * config.steps_per_update in evaluated_at:  # and was killed before it was saved
+            self.totals, self.seconds = self.programs.no_totals, 0.0
         with stop_requests() as request, self.saver:
             for target in evaluations(config):
                 is_known = target * config.steps_per_update in evaluated_at
                 if target < done or devices.max_over_processes(is_known)[0]:
                     continue
-                totals: Totals | None = None
-                seconds = 0.0
                 while done < target:
                     updates = min(chunk, target - done)
                     state, new, taken = self._updates(state, updates, done, target)
-                    done, seconds = done + updates, seconds + taken
-                    totals = new if totals is None else jax.tree.map(np.add, totals, new)
+                    done += updates
+                    spent["training"] += taken
+                    self.totals = jax.tree.map(np.add, self.totals, new)
+                    self.seconds += taken
                     self._show(new, done, taken)
                     chunk = max(1, min(10 * updates, int(CHUNK_SECONDS * updates / taken)))
                     waited = time.monotonic() - self.saved_at
@@ -292,11 +342,13 @@ class _Loop:
                     if stop:
                         self._stop(stop, done)
 
-                values: dict[str, Any] = {} if totals is None else self._means(totals, seconds)
+                values: dict[str, Any] = {}
+                if np.max(self.totals.updates) > 0:
+                    values = self._means(self.totals, self.seconds)
+                self.totals, self.seconds = self.programs.no_totals, 0.0
                 start = time.perf_counter()
                 values |= self.programs.evaluate(state)
                 spent["evaluation"] += time.perf_counter() - start
-                spent["training"] += seconds
                 rows = self._rows(values, done)
                 self._refuse_broken_returns(rows)
                 self.history += rows
@@ -377,7 +429,7 @@ class _Loop:
         """
         self.saved_at = time.monotonic()
         on_host = self.programs.to_host(state)
-
+        to_resume = runs.Saved(on_host, self.totals, np.array(self.seconds))
         best = self._best() if rows else 0
 
         def write() -> None:
@@ -385,7 +437,7 @@ class _Loop:
             if rows:
                 runs.save_checkpoint(self.run, on_host, done * self.config.steps_per_update)
                 runs.append_metrics(self.run, rows)
-            runs.save_resume(self.run, on_host)
+            runs.save_resume(self.run, to_resume)
             if rows:
                 runs.keep(self.run, self.options.keep, best)
 
@@ -450,6 +502,7 @@ class _Loop:
 
 
 RETURN = "eval/episode_reward"
+TRAINING_RETURN = "training/episode_reward"
 
 
 def evaluations(config: PPOConfig) -> list[int]:
@@ -471,9 +524,11 @@ def _line(rows: Sequence[Row]) -> str:
         else float(np.std([row[RETURN] for row in rows]))
     )
     speed = f"{mean('training/sps'):10,.0f} steps/s" if "training/sps" in rows[0] else ""
+    of_training = [row[TRAINING_RETURN] for row in rows if TRAINING_RETURN in row]
+    beside = f"in training {number(np.mean(of_training)):>9}" if of_training else ""
     return (
-        f"{rows[0]['steps']:>12,} steps   return {mean(RETURN):9.2f} ± {spread:.2f}   "
-        f"length {mean('eval/avg_episode_length'):6.1f}   {speed}"
+        f"{rows[0]['steps']:>12,} steps   return {number(mean(RETURN)):>9} ± {number(spread)}   "
+        f"{beside:21}   length {mean('eval/avg_episode_length'):6.1f}   {speed}"
     ).rstrip()
 
 
