@@ -1,5 +1,6 @@
 """Whoever follows what `check` advises gets an environment that passes and trains."""
 
+import linecache
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,10 @@ from kit.networks import make_network_factory
 from kit.ppo import PPOConfig, make_ppo
 
 SOURCE = """
+import dataclasses
+import enum
 import flax
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +29,8 @@ from brax.envs.base import Env, State
 from kit.actions import Continuous, Discrete
 
 ACTION_SPACE = Continuous(2)
+Other = dataclasses.make_dataclass('State', State.__dataclass_fields__)
+Level = enum.IntEnum('Level', 'EASY HARD')
 KEPT = []
 
 class Memory(flax.struct.PyTreeNode):
@@ -146,13 +152,13 @@ CASES = [
         "step-runs",
         {STEP: STEP + "        far = state.info['far']\n"},
         {"info={'wind': wind},": "info={'wind': wind, 'far': wind},"},
-        "add that key in reset",
+        "add 'far' to state.info in reset too",
     ),
     Case(
         "reset-runs",
         {RESET: RESET + "        undefined\n"},
         {"        undefined\n": ""},
-        "correct point.py:",
+        "define or import undefined",
     ),
     Case(
         "returns-state",
@@ -262,9 +268,101 @@ CASES = [
             OBS: "obs = {'state': position, 'far': {'away': position}}\n",
             "return 2  # numbers": "return {'state': 2, 'far': {'away': 2}}  # numbers",
         },
-        {"'far': {'away': position}": "'far': position"},
-        "one dict of arrays, without dicts or tuples in it",
-        {"observation-size": {"return {'state': 2, 'far': {'away': 2}}": None}},
+        {
+            "obs=obs": None,
+            "return {'state': 2, 'far': {'away': 2}}": "return {'far/away': 2, 'state': 2}",
+        },
+        "observation_size = {'far/away': 2, 'state': 2}",
+    ),
+    Case(  # SB3#1003: right at once, sizes and dtypes too
+        "observation-type",
+        {
+            OBS: "far = position * position[:, None]\n"
+            "        obs = {'goal': (position, count), 'robot': {'a': far}}\n",
+            "return 2  # numbers": "return {'goal': 2, 'robot': 2}  # numbers",
+            "distance = wind =": "count = jnp.int32(0)\n        distance = wind =",
+        },
+        {
+            "obs=obs": None,
+            "return {'goal': 2, 'robot': 2}": "return {'goal/0': 2, 'goal/1': 1, 'robot/a': 4}",
+        },
+        "observation_size = {'goal/0': 2, 'goal/1': 1, 'robot/a': 4}",
+    ),
+    Case(  # observation_size counts the choices, as in Gymnasium's FrozenLake
+        "observation-size",
+        {OBS: "obs = (position[0] > 0).astype(jnp.int32)\n"},
+        {"obs=obs": None},
+        "jax.nn.one_hot(obs, 2)",
+    ),
+    Case(
+        "observation-size",
+        {OBS: "obs = (position > 0).astype(jnp.int32)\n", "return 2  # num": "return 6  # num"},
+        {"obs=obs": None},
+        "jax.nn.one_hot(obs, 3).reshape(-1)",
+    ),
+    Case(
+        "observation-size",
+        {OBS: "obs = count\n", "return 2  # numbers": "return 1  # numbers"}
+        | {"distance = wind =": "count = jnp.int32(0)\n        distance = wind ="},
+        {"obs=obs": None},
+        "obs.reshape(-1).astype(jnp.float32)",
+    ),
+    Case(  # SB3#1588 and Gymnasium's tutorials
+        "action-size",
+        {"ACTION_SPACE = Continuous(2)": "ACTION_SPACE = gymnasium.spaces.Box(-1, 1, (2,))"},
+        {"gymnasium.spaces.Box(-1, 1, (2,))": "Continuous(2)"},
+        "use Continuous(2), numbers in [-1, 1]",
+    ),
+    Case(
+        "reset-runs",
+        {"def reset(self, rng)": "def reset(self, key, params)"},
+        {"def reset(self, key, params):": "{fix}"},
+        "def reset(self, rng: jax.Array) -> State:",
+    ),
+    Case(
+        "step-runs",
+        {"def step(self, state, action)": "def step(self, key, state, action, params=None)"},
+        {"def step(self, key, state, action, params=None):": "{fix}"},
+        "a key belongs in pipeline_state, and constants on self",
+    ),
+    Case(
+        "returns-state",
+        {"        return State(\n": "        return Other(\n"},
+        {"        return Other(\n": "        {fix}\n        return State(\n"},
+        "from brax.envs.base import State",
+    ),
+    Case(
+        "returns-state",
+        {"class Memory(flax.struct.PyTreeNode)": "@dataclasses.dataclass\nclass Memory"},
+        {"@dataclasses.dataclass\nclass Memory": "class Memory(flax.struct.PyTreeNode)"},
+        "class Memory(flax.struct.PyTreeNode)",
+    ),
+    Case(
+        "returns-state",
+        {"info={'wind': wind},": "info={'wind': wind, 'level': Level.EASY},"},
+        {"Level.EASY": "jnp.int32(1)"},
+        "info['level']: jnp.int32(1)",
+    ),
+    Case(
+        "returns-state",
+        {"info={'wind': wind},": "info={'wind': wind, 'seen': {1, 2}},"},
+        {"{1, 2}": "jnp.zeros(3, bool).at[jnp.array([1, 2])].set(True)"},
+        "jnp.zeros(n, bool)  # a mask of n",
+    ),
+    Case(
+        "is-made",
+        {"class Point(Env):\n": "class Point(Env):\n    def __init__(self, size):\n        pass\n"},
+        {"self, size)": "self, size=2)"},
+        "give 'size' a default",
+    ),
+    Case(
+        "is-made",
+        {
+            "class Point(Env):\n": "class Point(Env):\n    def __init__(self):\n"
+            "        import nothing_here\n"
+        },
+        {"import nothing_here": "pass"},
+        "install nothing_here, and add it to pyproject.toml",
     ),
     Case(
         "observation-type",
@@ -359,6 +457,21 @@ CASES = [
         },
         {"        self.n = getattr(self, 'n', 0) + 1\n": "", "self.n": "1"},
         "keep it in pipeline_state",
+    ),
+    Case(  # a curriculum, which outlives episodes
+        "no-self-write",
+        {
+            STEP: "        self.level = getattr(self, 'level', 0) + 1\n" + STEP,
+            "reward = -distance": "reward = -distance * self.level",
+        },
+        {
+            "        self.level = getattr(self, 'level', 0) + 1\n": "",
+            "class Point(Env):\n": "class Point(Env):\n    preserve_info = ('level',)\n",
+            "distance * self.level": "distance * state.info['level']",
+            "info={'wind': wind},": "info={'wind': wind, 'level': jnp.float32(1)},",
+            INFO: "info={**state.info, 'wind': wind, 'level': state.info['level'] + done}",
+        },
+        "in info, with preserve_info = ('level',) in the class",
     ),
     Case(
         "no-tracer-leak",
@@ -603,6 +716,12 @@ CASES = [
         "move wind to pipeline_state",
     ),
     Case(
+        "info-state",
+        {"wind = 0.1 * action[0]": "wind = state.info['wind'] + action[0]"},
+        {"class Point(Env):\n": "class Point(Env):\n    preserve_info = ('wind',)\n"},
+        "stays in info, with preserve_info = ('wind',) in the class",
+    ),
+    Case(
         "host-callback",
         {STEP: STEP + "        jax.debug.print('{}', distance)\n".replace("distance", "action")},
         {"        jax.debug.print('{}', action)\n": ""},
@@ -612,9 +731,11 @@ CASES = [
 
 
 def environment(source: str) -> Any:
+    """The class, whose source can be read."""
     names: dict[str, Any] = {"__name__": "broken"}
+    linecache.cache["point.py"] = len(source), None, source.splitlines(True), "point.py"
     exec(compile(source, "point.py", "exec"), names)
-    return names["Point"]()
+    return names["Point"]
 
 
 def replaced(source: str, edits: Mapping[str, str | None], fix: str) -> str:
@@ -638,7 +759,7 @@ def checked(source: str, episode_length: int = 40) -> list[Violation]:
 
 @cache
 def assert_trains(source: str, episode_length: int) -> None:
-    env = environment(source)
+    env = environment(source)()
     settings = PPOConfig(
         episode_length=episode_length,
         num_envs=4,
@@ -699,7 +820,7 @@ def test_advice_leads_to_an_environment_that_passes_and_trains(case: Case) -> No
     assert source != SOURCE
     fix = advice(source, case.rule)
     assert case.says in fix
-    if line := re.fullmatch(r"correct point\.py:(\d+)", fix):
+    if line := re.match(r"correct point\.py:(\d+)", fix):
         assert source.splitlines()[int(line[1]) - 1].strip() in "".join(case.fixes)
     source = replaced(source, case.fixes, fix)
     for rule, edits in case.then.items():

@@ -152,7 +152,7 @@ def test_where_no_line_is_at_fault_the_class_is_named() -> None:
     assert "positional argument" in violation.actual
 
 
-@pytest.mark.parametrize("env", [object(), None, 3, Point, lambda: None])
+@pytest.mark.parametrize("env", [object(), None, 3, lambda: None, lambda: 1 / 0])
 def test_what_is_not_an_environment_is_reported(env: Any) -> None:
     report = examine(env, time_limit=30)
     assert not report.ok
@@ -641,7 +641,7 @@ def test_report_shows_every_rule_and_every_fix() -> None:
 
 def test_report_as_json() -> None:
     env = edited(Point, backend=None)()
-    told = json.loads(examine(env, episode_length=LENGTH).to_json())
+    told = json.loads(json.dumps(examine(env, episode_length=LENGTH).to_dict()))
     assert told["ok"] is False
     assert told["violations"][0]["rule"] == "backend"
     keys = {"rule", "severity", "expected", "actual", "fix", "parts"}

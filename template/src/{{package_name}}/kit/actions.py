@@ -12,6 +12,7 @@ Each space is one class with the same members:
   parts(): how many choices each part of an action has, by name; None for a number.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -128,8 +129,60 @@ ActionSpace = Continuous | Discrete | MultiDiscrete
 
 
 def action_space_of(env: Env) -> ActionSpace:
-    """What `env` says of its actions as `action_space`; Brax's own environments are continuous."""
-    return getattr(env, "action_space", None) or Continuous(env.action_size)
+    """What `env` says of its actions as `action_space`; Brax's own environments are continuous.
+
+    Raises:
+      UsageError: that is an action space of another package.
+    """
+    space = getattr(env, "action_space", None)
+    return Continuous(env.action_size) if space is None else known_space(space)
+
+
+def known_space(space: Any) -> ActionSpace:
+    """`space`, if it is one of the three above.
+
+    Raises:
+      UsageError: it is something else, such as a space of Gymnasium's; says what to use instead.
+    """
+    if isinstance(space, ActionSpace):
+        return space
+    kind = type(space)
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    raise UsageError(f"The action space is a {name}: {_instead_of(space)}.")
+
+
+def _instead_of(space: Any) -> str:
+    """The action space here that is closest to one of another package, as code or a sentence."""
+    kind, three = type(space).__name__, "Continuous(n), Discrete(n) or MultiDiscrete((n, m))"
+    if isinstance(space, property | functools.cached_property):
+        return "write action_space = ... in the body of the class, without a property"
+    if isinstance(space, type):
+        return f"it has to be one of {three}"
+    if kind == "Discrete":
+        first = int(getattr(space, "start", 0))
+        return f"use Discrete({int(space.n)})" + f", whose choices start at 0, not {first}" * (
+            first != 0
+        )
+    if kind == "Box":
+        size = int(np.prod(space.shape))
+        return f"use Continuous({size}), numbers in [-1, 1], which `step` scales to its own range"
+    if kind == "MultiDiscrete":
+        counts = tuple(map(int, np.ravel(getattr(space, "nvec", ()))))
+        return f"use MultiDiscrete({counts})" if counts else "use MultiDiscrete((n, m))"
+    if kind == "MultiBinary":
+        return f"use MultiDiscrete((2,) * {int(np.prod(space.n))})"
+    if kind in ("Tuple", "tuple", "list"):
+        return (
+            "several actions at once are not supported, but for choices, MultiDiscrete((n, m)), "
+            "and numbers, Continuous(n), of which `step` can also make choices (x > 0)"
+        )
+    if kind in ("Dict", "dict"):
+        return (
+            "a dict is not supported, nor are several agents: use one Continuous(n) or "
+            "MultiDiscrete((n, m)), which `step` divides among the names or the agents, or train "
+            "one agent and let `step` act for the others"
+        )
+    return f"use {three}"
 
 
 def _refuse_less_than_one(space: ActionSpace, *sizes: int) -> None:

@@ -4,15 +4,17 @@ From the template: changes of yours are kept, `copier update` merges new version
 
 Exit codes: 0 done, 1 the answer is no (a broken rule, an unfinished check, diverged training),
 2 unusable arguments, 130, 143 and 129 stopped by SIGINT (Ctrl-C), SIGTERM and SIGHUP. A user's
-mistake gets one sentence and no traceback.
+mistake gets one sentence and no traceback, but for the lines of their own that raised.
 """
 
 import contextlib
 import dataclasses
 import importlib
+import json
 import os
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +35,9 @@ from . import train as training
 from . import tune as tuning
 from .actions import action_space_of
 from .bounds import FINITE, FRAMES, MANY, MINUTES, SECONDS, SEED, STEPS, check_all
+from .check.advice import fix_of
 from .display import number
-from .errors import OutOfMemoryError, TrainingDivergedError, TrainingStopped, UsageError
+from .errors import OutOfMemoryError, TrainingDivergedError, TrainingStopped, UsageError, failure
 from .ppo import PPOConfig
 from .process import leave, leaving_on_signals
 from .task import Task, choose, tasks_in
@@ -49,9 +52,9 @@ class Check:
     """Check that the environment keeps the rules of Brax, and say how to fix what breaks them."""
 
     task: TaskName = None
-    """Which task of config.py; the first one by default."""
+    """Which task of config.py; all by default."""
     json: bool = False
-    """Print JSON."""
+    """Print JSON: "ok", and a report for each task by its name."""
     seed: Annotated[int, SEED] = 0
     """Seed of all keys and actions."""
     time_limit: Annotated[float, SECONDS] = 60.0
@@ -197,6 +200,7 @@ def main(program: str, config: str | ModuleType, args: Sequence[str] | None = No
 
 
 def _run(program: str, config: str | ModuleType, args: Sequence[str]) -> None:
+    command = tasks = None
     try:
         _configure()
         if list(args[:1]) not in (["train"], ["tune"], ["replay"]):  # which look for devices later
@@ -223,10 +227,43 @@ def _run(program: str, config: str | ModuleType, args: Sequence[str]) -> None:
         leave(1)
     except TrainingStopped as stopped:
         leave(128 + stopped.signal)
+    except Exception as error:
+        if os.environ.get("JAX_TRACEBACK_FILTERING") == "off":
+            raise
+        _blame(error, program, tasks or {}, command)
+        raise
 
 
-def _fail(code: int, text: str) -> NoReturn:
-    print(files.printable(text), file=sys.stderr)
+def _blame(error: Exception, program: str, tasks: Mapping[str, Task], command: Any) -> None:
+    """Ends the process if the user's code raised `error`, or if `check` finds what is wrong."""
+    fail, name = failure(error, None), _task_of(command, tasks)
+    see = f"{program} check {name}, which says how to fix an environment" if name else ""
+    if fail.frames:
+        fix = fix_of(fail)
+        lines = [f"{fail}." + f" Fix: {fix}" * (not fix.startswith("correct "))]
+        if name:  # else config.py can't be imported
+            lines += [f"First run {see}. These lines of yours raised it:"]
+            lines += "".join(traceback.format_list(fail.frames)).splitlines()
+            lines += ["JAX_TRACEBACK_FILTERING=off shows the whole traceback."]
+        _fail(2, *lines)
+    if name:
+        found = _examine(tasks[name], seed=0, time_limit=60.0)
+        if found.violations and not found.ok:
+            what = f"{fail.message}. The environment is at fault: {found.violations[0]}"
+            _fail(2, what, f"First run {see}.")
+
+
+def _task_of(command: Any, tasks: Mapping[str, Task]) -> str | None:
+    """The task that a command is about, if that can be told."""
+    name = getattr(command, "task", None)
+    with contextlib.suppress(Exception):
+        run = getattr(command, "resume", None) or getattr(command, "run", None)
+        name = runs.read_config(run)["task"] if run else name
+    return name if name in tasks else next(iter(tasks), None)
+
+
+def _fail(code: int, *lines: str) -> NoReturn:
+    print(*map(files.printable, lines), sep="\n", file=sys.stderr)
     if jax.distributed.is_initialized():
         leave(code)  # an ordinary exit would wait for the other processes
     sys.exit(code)
@@ -289,23 +326,48 @@ def _default_settings(tasks: Mapping[str, Task], args: Sequence[str]) -> PPOConf
 
 
 def _check(program: str, tasks: Mapping[str, Task], asked: Check) -> None:
-    _, task = choose(tasks, asked.task)
-    report = checker.examine(
-        task.environment(),
-        seed=asked.seed,
+    if asked.task is not None:
+        tasks = dict([choose(tasks, asked.task)])
+    # Tasks that differ in training alone have one report.
+    reports: dict[Any, checker.Report] = {}
+    of: dict[str, checker.Report] = {}
+    for name, task in tasks.items():
+        settings = task.settings
+        same = (
+            id(task.environment),
+            id(task.network_factory),
+            settings.episode_length,
+            settings.action_repeat,
+            settings.normalize_observations,
+        )
+        if same not in reports:
+            reports[same] = _examine(task, asked.seed, asked.time_limit)
+        of[name] = reports[same]
+    ok = all(report.ok for report in of.values())
+    if asked.json:
+        told = {"ok": ok, "tasks": {name: report.to_dict() for name, report in of.items()}}
+        print(json.dumps(told, indent=2, ensure_ascii=False))
+    else:
+        for report in reports.values():
+            named = [name for name in of if of[name] is report]
+            if len(of) > 1:
+                print(f"{', '.join(named)}:")
+            Console().print(checker.format_report(report))
+    if any(report.stopped for report in of.values()):
+        leave(1)
+    sys.exit(not ok)
+
+
+def _examine(task: Task, seed: int, time_limit: float) -> checker.Report:
+    return checker.examine(
+        task.environment,
+        seed=seed,
         episode_length=task.settings.episode_length,
         action_repeat=task.settings.action_repeat,
-        time_limit=asked.time_limit,
+        time_limit=time_limit,
         network_factory=task.network_factory,
         normalize_observations=task.settings.normalize_observations,
     )
-    if asked.json:
-        print(report.to_json())
-    else:
-        Console().print(checker.format_report(report))
-    if report.stopped:
-        leave(1)
-    sys.exit(0 if report.ok else 1)
 
 
 def _train(program: str, tasks: Mapping[str, Task], asked: Train) -> None:

@@ -3,6 +3,16 @@
 From the template: changes of yours are kept, `copier update` merges new versions in.
 """
 
+import inspect
+import re
+import site
+import sys
+import sysconfig
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
 
 class UsageError(ValueError):
     """Settings, networks, arguments or a run folder that can't be used. Exit code 2."""
@@ -22,3 +32,83 @@ class TrainingStopped(KeyboardInterrupt):
 
 class OutOfMemoryError(Exception):
     """The device has too little memory for these settings. Exit code 1."""
+
+
+# WHERE THE USER'S OWN CODE FAILED
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An exception that the user's code raised.
+
+    Attributes:
+      error: the exception.
+      where: the user's own line, such as `env.py:41`, or a name where there is none.
+      message: the exception's type and the first line of its message.
+      frames: the user's own lines, the outermost first.
+    """
+
+    error: BaseException
+    where: str
+    message: str
+    frames: tuple[traceback.FrameSummary, ...]
+
+    def __str__(self) -> str:
+        return f"{self.where} raises {self.message}"
+
+
+def text_of(error: BaseException) -> str:
+    """The message of an exception, even of one whose `__str__` raises."""
+    try:
+        return str(error)
+    except BaseException:
+        return ""
+
+
+def failure(error: BaseException, owner: Any) -> Failure:
+    """Finds the user's own lines in the traceback of `error`.
+
+    Args:
+      error: what was raised.
+      owner: an environment, or what makes one; its file is the user's own if no other is.
+    """
+    frames = list(traceback.extract_tb(error.__traceback__))
+    text = text_of(error)
+    lines = text.strip().splitlines() or [""]
+    inside = re.findall(r'File "(.+)", line (\d+)', text)
+    if inside:  # an error in a callback, whose traceback is part of the message
+        frames += [traceback.FrameSummary(file, int(line), "") for file, line in inside]
+        lines = [line for line in lines if re.match(r"\w+(Error|Exception)\b", line)][-1:] or lines
+    if isinstance(error, SyntaxError) and error.filename:
+        frames.append(traceback.FrameSummary(error.filename, error.lineno, "", line=error.text))
+        lines = [error.msg]
+    kind = owner if inspect.isroutine(owner) or isinstance(owner, type) else type(owner)
+    try:
+        source = inspect.getsourcefile(kind)
+    except Exception:
+        source = None
+    libraries = (*site.getsitepackages(), sysconfig.get_paths()["stdlib"])
+    libraries += (str(Path(__file__).parent), "<")
+    own = [f for f in frames if f.filename == source]
+    # Compiled modules name files that are not there.
+    own = [
+        f for f in frames if not (f.filename.startswith(libraries) or f.filename.endswith(".pyx"))
+    ] or own
+    where = f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else kind.__name__
+    says = " ".join(line.strip() for line in lines[: 4 if lines[0].endswith(":") else 1])
+    name = type(error).__name__
+    says = says.rstrip(".")[:400]
+    return Failure(error, where, f"{name}: {says}" if says else name, tuple(own))
+
+
+def end_command_line(error: Exception, program: str) -> None:
+    """Ends the process with a sentence and exit code 2 if it is the command line of the project.
+
+    Args:
+      error: what an import of the user's files raised.
+      program: the name of the command.
+    """
+    # While `python -m package` imports the package, argv[0] is "-m".
+    if sys.argv[:1] == ["-m"] or Path(*sys.argv[:1]).stem == program:
+        print(f"{failure(error, program)}.", *getattr(error, "__notes__", ()), file=sys.stderr)
+        sys.exit(2)

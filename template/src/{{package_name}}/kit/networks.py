@@ -17,7 +17,7 @@ from brax.training import networks, types
 from brax.training.agents.ppo.networks import PPONetworks
 from flax import linen as nn
 
-from .actions import ActionSpace
+from .actions import ActionSpace, known_space
 from .errors import UsageError
 
 PIXELS = "pixels/"  # Brax's prefix for images
@@ -176,8 +176,9 @@ def make_network_factory(
       value_hidden_layer_sizes: widths of the value network's layers, behind the encoder.
 
     Raises:
-      UsageError: `policy_obs_keys` or `value_obs_keys` is a string.
+      UsageError: `policy_obs_keys` or `value_obs_keys` is a string, or `action_space` is not one.
     """
+    known_space(action_space)
     for keys in (policy_obs_keys, value_obs_keys):
         if isinstance(keys, str):
             raise UsageError(f"The keys of an observation are a list of names: [{keys!r}].")

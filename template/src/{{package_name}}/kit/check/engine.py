@@ -4,14 +4,13 @@ From the template: changes of yours are kept, `copier update` merges new version
 """
 
 import atexit
-import json
 import os
 import sys
 import threading
 import time
 import typing
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from brax.envs.base import Env
@@ -20,9 +19,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ..actions import ActionSpace
+from ..errors import failure, text_of
+from .advice import fix_of
 from .rollout import Rollout
-from .stages import Attempt, Clock, Settings, Traced
-from .tracing import Call, failure, text_of
+from .stages import Attempt, Clock, Settings, Traced, make
+from .tracing import Call
 
 Severity = Literal["error", "warning"]
 
@@ -133,13 +134,13 @@ class Report:
         errors = {rule.id for rule in RULES if rule.severity == "error"}
         return not errors & {*(v.rule for v in self.violations), *self.unchecked}
 
-    def to_json(self) -> str:
-        """The report as JSON text: "ok" and the attributes above."""
-        return json.dumps({"ok": self.ok, **asdict(self)}, indent=2, ensure_ascii=False)
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON types: "ok" and the attributes above."""
+        return {"ok": self.ok, **asdict(self)}
 
 
 def check_env(
-    env: Env,
+    env: Env | Callable[[], Env],
     *,
     seed: int = 0,
     episode_length: int = 1000,
@@ -150,7 +151,7 @@ def check_env(
     """Names every rule of a Brax environment that `env` breaks, in the order of `RULES`.
 
     Args:
-      env: one environment, not batched and not wrapped.
+      env: one environment, not batched and not wrapped, or what makes one.
       seed, episode_length, action_repeat, action_space, time_limit: those of `examine`.
 
     Returns:
@@ -168,7 +169,7 @@ def check_env(
 
 
 def examine(
-    env: Env,
+    env: Env | Callable[[], Env],
     *,
     seed: int = 0,
     episode_length: int = 1000,
@@ -181,7 +182,7 @@ def examine(
     """Does what `check_env` does, and also says what was not checked.
 
     Args:
-      env: one environment, not batched and not wrapped.
+      env: one environment, not batched and not wrapped, or what makes one, as a task has it.
       seed: all keys and actions follow from it.
       episode_length: the time limit of an episode, as in training.
       action_repeat: how often each action is applied, as in training.
@@ -234,7 +235,7 @@ class _Work:
 
     def run(self) -> None:
         """Makes the stages, and judges each rule once the stages that it takes are there."""
-        have: list[Any] = [self.settings]
+        have: list[Any] = []
         try:
             for stage in self.stages():
                 have.append(stage)
@@ -245,10 +246,14 @@ class _Work:
             if not self.errors:
                 what = failure(error, self.settings.env)
                 broken = next(rule for rule in RULES if rule.id == "runs-compiled")
-                self.add(broken, Finding(f"{what}, when compiled and run", f"correct {what.where}"))
+                self.add(broken, Finding(f"{what}, when compiled and run", fix_of(what)))
 
     def stages(self) -> Iterator[Any]:
         """The stages, as far as the environment lets it get."""
+        self.settings = replace(self.settings, env=make(self.settings.env))
+        yield self.settings
+        if self.errors:
+            return
         yield (attempt := Attempt.of(self.settings))
         if isinstance(attempt.reset, Call) and isinstance(attempt.step, Call):
             yield (traced := Traced(attempt.space, attempt.reset, attempt.step))

@@ -3,21 +3,30 @@
 From the template: changes of yours are kept, `copier update` merges new versions in.
 """
 
+import collections
+import enum
+import inspect
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from brax.envs.base import State
 
+from ..errors import Failure
+from .advice import fix_of
 from .engine import Finding, names, rule
 from .jaxprs import input_digest, tree_difference
 from .stages import Attempt, Settings, Traced, abstract, ask, is_size
 from .tracing import (
     GENERATOR,
+    GENERATORS,
     INFO_OF_WRAPPERS,
     TRACED,
     Call,
-    Failure,
     NotAState,
     key_of,
     leaves,
@@ -27,28 +36,46 @@ from .tracing import (
     with_wrapper_entries,
 )
 
-FIXES = {
-    jax.errors.TracerBoolConversionError: "jnp.where(condition, a, b)  # instead of `if`",
-    jax.errors.TracerArrayConversionError: "jnp.sin(x)  # jnp instead of np for traced values",
-    jax.errors.TracerIntegerConversionError: "jnp.asarray(table)[index]  # a jnp array",
-    jax.errors.ConcretizationTypeError: "x.astype(jnp.float32)  # instead of float(x) or int(x)",
-    KeyError: "add that key in reset, to the same dict",
-}
-
 
 def _raised(fail: Failure) -> Finding:
-    kinds = (fix for kind, fix in FIXES.items() if isinstance(fail.error, kind))
-    return Finding(str(fail), next(kinds, f"correct {fail.where}"))
+    return Finding(str(fail), fix_of(fail))
 
 
 def _shape(leaf: Any) -> str:
     return f"{leaf.shape} {leaf.dtype}"
 
 
+@rule("error", "the environment can be made, and has a `reset` and a `step`")
+def is_made(settings: Settings) -> Iterator[Finding]:
+    env = settings.env
+    if isinstance(env, Failure):
+        yield _raised(env)
+    elif not callable(getattr(env, "reset", None)) or not callable(getattr(env, "step", None)):
+        what = f"the environment is {env!r:.60}, a {type(env).__name__}"
+        yield Finding(what, "return an object of a class of brax.envs.base.Env")
+
+
+RESET = "def reset(self, rng: jax.Array) -> State:"
+STEP = "def step(self, state: State, action: jax.Array) -> State:"
+ELSEWHERE = "  # a key belongs in pipeline_state, and constants on self"
+
+
+def _takes(function: Any, arguments: int) -> bool:
+    try:
+        inspect.signature(function).bind(*range(arguments))
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature to look at
+        pass
+    return True
+
+
 @rule("error", "`reset(rng)` runs on a raw (2,) uint32 key")
-def reset_runs(attempt: Attempt) -> Iterator[Finding]:
+def reset_runs(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
     if isinstance(attempt.reset, Failure) and not isinstance(attempt.reset.error, NotAState):
-        yield _raised(attempt.reset)
+        found = _raised(attempt.reset)
+        taken = _takes(settings.env.reset, 1)
+        yield found if taken else replace(found, fix=RESET + ELSEWHERE)
 
 
 @rule("error", "`step(state, action)` runs on the state that `reset` returned", ["reset-runs"])
@@ -58,21 +85,45 @@ def step_runs(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
         # `step` may only meet what `reset` left on `self`, which another rule reports.
         leaked = isinstance(step.error, jax.errors.UnexpectedTracerError)
         if not (leaked and any(kind == TRACED for kind, _ in snapshot(settings.env).values())):
-            yield _raised(step)
+            taken = _takes(settings.env.step, 2)
+            yield _raised(step) if taken else replace(_raised(step), fix=STEP + ELSEWHERE)
 
 
 @rule("error", "`reset` and `step` return a brax `State` whose leaves are arrays")
-def returns_state(attempt: Attempt) -> Iterator[Finding]:
+def returns_state(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
     fixes = {
         "reset": "return State(pipeline_state, obs, reward, done, metrics, info)",
         "step": "return state.replace(obs=obs, reward=reward, done=done)",
     }
     for name, call in (("reset", attempt.reset), ("step", attempt.step)):
         if isinstance(call, Failure) and isinstance(call.error, NotAState):
-            path, fix = call.error.path, fixes[name]
-            if path:
-                fix = f"leave {path} out of the state: what never changes goes on self, in __init__"
-            yield Finding(f"{name} returns {call.error}", fix)
+            wrong, fix = call.error, fixes[name]
+            signature, arguments = (RESET, 1) if name == "reset" else (STEP, 2)
+            if not _takes(getattr(settings.env, name), arguments):
+                fix = signature + ELSEWHERE
+            elif wrong.path:
+                fix = _array_instead(wrong.path, wrong.found)
+            elif type(wrong.found).__name__ == State.__name__:
+                fix = f"from brax.envs.base import State  # and {fixes['reset']}"
+            yield Finding(f"{name} returns {wrong}", fix)
+
+
+def _array_instead(path: str, leaf: Any) -> str:
+    """How to keep what is no array in the state."""
+    kind = type(leaf)
+    if isinstance(leaf, enum.Enum):
+        return f"{path}: jnp.int32({leaf.value!r})  # the number of {leaf!s}"
+    if isinstance(leaf, str | bytes):
+        return f"leave {path} out of the state, or keep its number, an int32, in a list on self"
+    if isinstance(leaf, set | frozenset):
+        return f"{path}: jnp.zeros(n, bool)  # a mask of n; x.at[i].set(True) adds i to it"
+    if isinstance(leaf, collections.deque):
+        return f"{path}: jnp.zeros(n)  # jnp.roll(x, 1).at[0].set(new) adds the newest in front"
+    if isinstance(leaf, GENERATORS):
+        return f"{path}: rng  # a key; key, draw = jax.random.split(key) before each draw"
+    if isinstance(leaf, np.ndarray) or callable(leaf) or kind.__module__ == "builtins":
+        return f"leave {path} out of the state: what never changes goes on self, in __init__"
+    return f"class {kind.__name__}(flax.struct.PyTreeNode): ...  # x.replace(...) returns a new one"
 
 
 @rule("error", "`observation_size` is the size of the observation that `reset` returns")
@@ -80,12 +131,11 @@ def observation_size(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
     size, reset = ask(settings.env, "observation_size"), attempt.reset
     if isinstance(size, Failure):
         yield _raised(size)
-    elif isinstance(reset, Call) and (obs := reset.of("obs")):
+    elif isinstance(reset, Call) and (obs := reset.of("obs")) and not _is_nested(obs):
         flat = list(obs) == ["obs"]
         shapes = {key_of(path): leaf.shape for path, leaf in obs.items()}
-        if flat and len(shapes[""]) != 1:
-            fix = "obs=obs.reshape(-1)  # in reset and step"
-            yield Finding(f"reset returns obs of shape {shapes['']}", fix, ("obs",))
+        if flat and (fix := _one_vector(obs["obs"], size)):
+            yield Finding(f"reset returns obs as {_shape(obs['obs'])}", fix, ("obs",))
             return
         said = {"": size} if flat else size if isinstance(size, Mapping) else {}
         if {key: (int(n),) if is_size(n) else n for key, n in said.items()} != shapes:
@@ -95,11 +145,46 @@ def observation_size(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
             yield Finding(what, f"return {sizes[''] if flat else sizes}  # in observation_size")
 
 
+def _one_vector(obs: Any, size: Any) -> str | None:
+    """How to make a vector of numbers of an array that is none, if it is none."""
+    is_whole = jnp.issubdtype(obs.dtype, jnp.integer)
+    if is_whole and obs.ndim < 2 and is_size(size):
+        choices, left = divmod(int(size), max(obs.size, 1))
+        if choices > 1 and not left:  # `size` counts the choices
+            flat = ".reshape(-1)" if obs.ndim else ""
+            return f"obs=jax.nn.one_hot(obs, {choices}){flat}  # in reset and step"
+    if obs.ndim == 1:
+        return None
+    number = ".astype(jnp.float32)" if is_whole or obs.dtype == bool else ""
+    return f"obs=obs.reshape(-1){number}  # in reset and step"
+
+
+def _is_nested(obs: Mapping[str, Any]) -> bool:
+    return any(path not in ("obs", f"obs[{key_of(path)!r}]") for path in obs)
+
+
+def _flat_dict(obs: Mapping[str, Any]) -> str:
+    """One dict of vectors and images with all leaves of a nested observation, and its size."""
+    entries, sizes = [], {}
+    for path, leaf in obs.items():
+        key = "/".join(re.findall(r"[^\[\]'.]+", path.removeprefix("obs")))
+        image = leaf.ndim == 3
+        key = f"pixels/{key.removeprefix('pixels/')}" if image else key
+        code = path if image or leaf.ndim == 1 else f"{path}.reshape(-1)"
+        right = jnp.issubdtype(leaf.dtype, jnp.floating) or (image and leaf.dtype == jnp.uint8)
+        entries.append(f"{key!r}: {code}" + ("" if right else ".astype(jnp.float32)"))
+        sizes[key] = leaf.shape if image else leaf.size
+    return f"obs={{{', '.join(entries)}}}  # in reset and step; observation_size = {sizes}"
+
+
 @rule("error", "`action_size` is an int, and `step` takes actions of that size")
 def action_size(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
     size, declared, space = ask(settings.env, "action_size"), attempt.declared, attempt.space
     fix = f"return {space.size}  # in action_size"
-    if isinstance(size, Failure):
+    if attempt.unknown is not None:
+        what, fix = attempt.unknown.removesuffix(".").split(": ", 1)
+        yield Finding(what, fix)
+    elif isinstance(size, Failure):
         yield _raised(size)
     elif not is_size(size):
         yield Finding(f"action_size is {size!r}, a {type(size).__name__}", fix)
@@ -147,14 +232,17 @@ def done_scalar(traced: Traced) -> Iterator[Finding]:
 
 @rule("error", "an observation is (n,) float, or a dict of such and of images under `pixels/...`")
 def observation_type(traced: Traced) -> Iterator[Finding]:
+    obs = traced.reset.of("obs")
+    if _is_nested(obs):
+        yield Finding(f"reset returns {names(obs)}", _flat_dict(obs), tuple(obs))
+        return
     for path, (function, leaf) in traced.wrong("obs", _is_observation).items():
         image = key_of(path).startswith("pixels/")
-        fix = f"{path}: one dict of arrays, without dicts or tuples in it"
-        if not jnp.issubdtype(leaf.dtype, jnp.floating) and not image:
-            fix = f"{path}.astype(jnp.float32)  # in reset and step"
-        elif path in ("obs", f"obs[{key_of(path)!r}]"):
-            fix = f"{path}: uint8 or float32 of shape (height, width, channels)"
-            fix = fix if image else f"{path}.reshape(-1)  # in reset and step"
+        fix = f"{path}: uint8 or float32 of shape (height, width, channels)"
+        if not image:
+            number = "" if jnp.issubdtype(leaf.dtype, jnp.floating) else ".astype(jnp.float32)"
+            flat = "" if leaf.ndim == 1 else ".reshape(-1)"
+            fix = f"{path}{flat}{number}  # in reset and step"
         yield Finding(f"{function} returns {path} as {_shape(leaf)}", fix, (path,))
 
 
@@ -198,8 +286,15 @@ def no_self_write(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
         # What only the first call wrote is a constant made late, unless it is a traced value.
         found |= {n for call in calls[:1] for n in call.written if hangs.get(n) == TRACED}
         if found := {name for name in found if hangs.get(name) != GENERATOR}:
+            name = re.split(r"[.\[]", min(found))[1]
             fix = "keep it in pipeline_state: reset puts it there and step returns the next value"
+            fix += f"; what outlives episodes, such as a curriculum: {_preserved(name)}"
             yield Finding(f"{function} writes {names(sorted(found))}", fix)
+
+
+def _preserved(name: str) -> str:
+    """How an entry of `info` outlives an auto-reset."""
+    return f"in info, with preserve_info = ({name!r},) in the class"
 
 
 # THE STATE KEEPS ONE FORM
@@ -294,7 +389,9 @@ def info_state(settings: Settings, traced: Traced) -> Iterator[Finding]:
     ]
     if memory:
         what = f"step computes with the last {names(memory)}, which Brax's own auto-reset keeps"
-        yield Finding(what, f"move {names(map(key_of, memory))} to pipeline_state", tuple(memory))
+        fix = f"move {names(map(key_of, memory))} to pipeline_state; what outlives episodes, such "
+        fix += f"as a curriculum, stays {_preserved(key_of(memory[0]))}"
+        yield Finding(what, fix, tuple(memory))
 
 
 @rule("warning", "nothing calls back into Python while it runs")

@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 from brax.envs.base import Env
 
-from ..actions import ActionSpace, Continuous, Discrete
+from ..actions import ActionSpace, Continuous, Discrete, known_space
+from ..errors import Failure, UsageError, failure
 from ..pytrees import is_typed_key
 from . import jaxprs
-from .tracing import KEY, Call, Failure, failure, trace
+from .tracing import KEY, Call, trace
 
 
 class Clock:
@@ -48,9 +49,12 @@ class Clock:
 
 @dataclass(frozen=True)
 class Settings:
-    """What is checked, and how; see `examine`."""
+    """What is checked, and how; see `examine`.
 
-    env: Env
+    `env` is one environment, or the `Failure` of making it.
+    """
+
+    env: Any
     seed: int
     episode_length: int
     action_repeat: int
@@ -70,6 +74,7 @@ class Attempt:
       reset, step: the first trace of each; `step` is None if `reset` failed.
       resets, steps: all traces of each that went through.
       refused: why `step` does not take an action of the declared size, but takes `space`.
+      unknown: what to write instead of an action space that is none of this package's.
     """
 
     declared: ActionSpace | None
@@ -79,12 +84,17 @@ class Attempt:
     resets: tuple[Call, ...]
     steps: tuple[Call, ...]
     refused: Failure | None
+    unknown: str | None
 
     @classmethod
     def of(cls, settings: Settings) -> "Attempt":
-        env, declared = settings.env, settings.action_space
-        if declared is None and isinstance(named := ask(env, "action_space"), ActionSpace):
-            declared = named
+        env, declared, unknown = settings.env, settings.action_space, None
+        named = ask(env, "action_space") if declared is None else None
+        if named is not None and not isinstance(named, Failure):
+            try:
+                declared = known_space(named)
+            except UsageError as error:
+                unknown = str(error)
         space, step, refused = declared or Continuous(1), None, None
         resets, steps = [reset := trace(env, lambda rng: env.reset(rng), KEY)], []
         if isinstance(reset, Call):
@@ -94,7 +104,7 @@ class Attempt:
                 resets += [trace(env, env.reset, KEY)]
                 steps += [trace(env, env.step, reset.state, abstract(space))]
                 resets += [trace(env, env.reset, KEY)]
-        return cls(declared, space, reset, step, _calls(resets), _calls(steps), refused)
+        return cls(declared, space, reset, step, _calls(resets), _calls(steps), refused, unknown)
 
 
 def _calls(traces: Iterable[Call | Failure]) -> tuple[Call, ...]:
@@ -138,6 +148,16 @@ class Traced:
         """Leaves of a field that are not `right`: path -> (function, leaf)."""
         found = [(p, name, x) for name, call in self.calls for p, x in call.of(field).items()]
         return {p: (name, x) for p, name, x in reversed(found) if not right(p, x)}
+
+
+def make(env: Any) -> Any:
+    """What `env` makes if it is a function or a class, else `env`; a `Failure` if that raises."""
+    if isinstance(env, Env) or not callable(env):
+        return env
+    try:
+        return env()
+    except BaseException as error:
+        return failure(error, env)
 
 
 def ask(env: Env, name: str) -> Any:

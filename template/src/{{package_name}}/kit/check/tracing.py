@@ -3,16 +3,13 @@
 From the template: changes of yours are kept, `copier update` merges new versions in.
 """
 
-import inspect
+import enum
 import os
 import pickle
 import random
 import re
-import site
 import sys
-import sysconfig
 import threading
-import traceback
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,61 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 from brax.envs.base import Env, State
 
+from ..errors import Failure, failure
 from ..pytrees import raw
 from ..wrappers import WRAPPER_INFO
 from . import jaxprs
 
 Tree = Any
 KEY = jax.ShapeDtypeStruct((2,), jnp.uint32)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An exception that the environment raised.
-
-    Attributes:
-      error: the exception.
-      where: the user's own line, such as `env.py:41`, or the class where there is none.
-      message: the exception's type and the first line of its message.
-    """
-
-    error: BaseException
-    where: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.where} raises {self.message}"
-
-
-def text_of(error: BaseException) -> str:
-    """The message of an exception, even of one whose `__str__` raises."""
-    try:
-        return str(error)
-    except BaseException:
-        return ""
-
-
-def failure(error: BaseException, env: Env) -> Failure:
-    """Finds the user's own line in the traceback of `error`."""
-    frames = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
-    text = text_of(error)
-    lines = text.strip().splitlines() or [""]
-    inside = re.findall(r'File "(.+)", line (\d+)', text)
-    if inside:  # an error in a callback, whose traceback is part of the message
-        frames += inside
-        lines = [line for line in lines if re.match(r"\w+(Error|Exception)\b", line)][-1:] or lines
-    try:
-        source = inspect.getsourcefile(type(env))
-    except Exception:
-        source = None
-    libraries = (*site.getsitepackages(), sysconfig.get_paths()["stdlib"])
-    libraries += (str(Path(__file__).parents[1]), "<")
-    own = [f for f in frames if f[0] == source]
-    own = [f for f in frames if not f[0].startswith(libraries)] or own
-    where = f"{Path(own[-1][0]).name}:{own[-1][1]}" if own else type(env).__name__
-    says = " ".join(line.strip() for line in lines[: 4 if lines[0].endswith(":") else 1])
-    kind = type(error).__name__
-    return Failure(error, where, f"{kind}: {says}"[:400] if says else kind)
 
 
 # TREES: leaves by name, as a reader would write it.
@@ -168,11 +117,16 @@ class Call:
 
 
 class NotAState(TypeError):
-    """What was returned is not a `State` of arrays; `path` is the leaf at fault, if it is one."""
+    """What was returned is not a `State` of arrays.
 
-    def __init__(self, message: str, path: str | None = None) -> None:
+    Attributes:
+      found: what was returned, or the leaf at fault.
+      path: that of the leaf; empty if it is all that was returned.
+    """
+
+    def __init__(self, message: str, found: Any, path: str = "") -> None:
         super().__init__(message)
-        self.path = path
+        self.found, self.path = found, path
 
 
 def trace(env: Env, function: Callable[..., State], *args: Any) -> Call | Failure:
@@ -185,10 +139,13 @@ def trace(env: Env, function: Callable[..., State], *args: Any) -> Call | Failur
         after = leaves(args[0])
         given = [p for p in {**before, **after} if before.get(p) is not after.get(p)]
         if not isinstance(state, State):
-            raise NotAState(f"a {type(state).__name__}")
+            kind = type(state)
+            is_named_alike = kind.__name__ == State.__name__
+            module = f"{kind.__module__}." * is_named_alike
+            raise NotAState(f"a {module}{kind.__name__}", state)
         for path, leaf in leaves(state).items():
-            if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float):
-                raise NotAState(f"{path} as {leaf!r:.40}, a {type(leaf).__name__}", path)
+            if not _is_array(leaf):
+                raise NotAState(f"{path} as {leaf!r:.40}, a {type(leaf).__name__}", leaf, path)
         plain = (p for p, leaf in leaves(state).items() if type(leaf) in (bool, int, float))
         seen.update(given=tuple(given), numbers=frozenset(plain))
         return state
@@ -258,6 +215,13 @@ def random_keys(step: Callable[..., State], state: State, action: Any) -> frozen
     """Paths of random keys in `state`: typed ones, and raw ones that `step` draws from."""
     reading = jaxprs.read(jax.make_jaxpr(step)(state, action))
     return frozenset(path for i, path in enumerate(leaves(state)) if i in reading.keys)
+
+
+def _is_array(leaf: Any) -> bool:
+    """Whether JAX takes it as a leaf of a state: an array of numbers, or a Python number."""
+    if isinstance(leaf, np.ndarray | np.generic):
+        return leaf.dtype.kind in "biufcV"  # V: the small floats of ml_dtypes
+    return isinstance(leaf, jax.Array | bool | int | float) and not isinstance(leaf, enum.Enum)
 
 
 TRACED, GENERATOR, OTHER = "a traced value", "a generator", ""
