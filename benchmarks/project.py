@@ -104,6 +104,7 @@ def settings_for_brax(settings) -> dict:
         "init_value_from_rollouts",
         "learning_rate_schedule",
         "normalize_advantage_decay",
+        "normalize_rewards",
     ):
         del given[name]
     assert given.pop("num_seeds") == 1

@@ -1,10 +1,12 @@
 """How near training comes to the best possible return, with the default settings, over seeds.
 
     python benchmarks/returns.py [--seeds 5] [--brax] [--kinds "hybrid discrete"]
+                                 [--reward-scales 1e5 1e-5]
 
 For each kind of project: the mean return of 256 episodes after training, and the gap, which is its
 distance from the best possible return as a share of a random policy's distance. With --brax the
-same for Brax's own `ppo.train` with the same settings, wrapper, networks and seeds.
+same for Brax's own `ppo.train` with the same settings, wrapper, networks and seeds. With
+--reward-scales rewards are multiplied by each of these numbers while training.
 """
 
 import argparse
@@ -32,10 +34,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--brax", action="store_true")
     parser.add_argument("--kinds", nargs="+", default=LIMITS, metavar="KIND")
+    parser.add_argument("--reward-scales", nargs="+", type=float, default=[1.0], metavar="SCALE")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        measure(*arguments.worker, seeds=arguments.seeds, brax=arguments.brax)
+        measure(
+            *arguments.worker,
+            seeds=arguments.seeds,
+            brax=arguments.brax,
+            scales=arguments.reward_scales,
+        )
         return
     print("| kind | loop | returns, by seed | best | random | gaps, by seed | allowed |")
     print("| --- | --- | --- | ---: | ---: | --- | ---: |", flush=True)
@@ -45,14 +53,16 @@ def main() -> None:
         with project.rendered(observation, actions) as src:
             command = [sys.executable, __file__, "--worker", kind, str(src)]
             command += ["--seeds", str(arguments.seeds)] + ["--brax"] * arguments.brax
+            command += ["--reward-scales", *map(str, arguments.reward_scales)]
             failed += subprocess.run(command).returncode != 0
     sys.exit(failed > 0)
 
 
-def measure(kind: str, src: str, *, seeds: int, brax: bool) -> None:
+def measure(kind: str, src: str, *, seeds: int, brax: bool, scales: list[float]) -> None:
     my_env = project.import_project(Path(src))
     import jax
     import numpy as np
+    from brax.envs.base import Wrapper
     from brax.training.agents.ppo import train as ppo_train
     from brax.training.agents.ppo.networks import make_inference_fn
     from my_env.config import task
@@ -62,12 +72,21 @@ def measure(kind: str, src: str, *, seeds: int, brax: bool) -> None:
 
     enable_brax_trainers()
     best, random = project.best_and_random_return(my_env, task)
-    ppo = task.make_ppo()
-    init, epoch = jax.jit(ppo.init), jax.jit(ppo.epoch)
 
-    def ours(seed: int):
-        state, _ = epoch(init(np.uint32(seed)), np.int32(task.settings.num_updates))
-        return make_inference_fn(ppo.networks)(policy_params(state), deterministic=True)
+    def ours_at(scale: float):
+        class Scaled(Wrapper):
+            def step(self, state, action):
+                state = self.env.step(state, action)
+                return state.replace(reward=scale * state.reward)
+
+        ppo = dataclasses.replace(task, environment=lambda: Scaled(task.environment())).make_ppo()
+        init, epoch = jax.jit(ppo.init), jax.jit(ppo.epoch)
+
+        def ours(seed: int):
+            state, _ = epoch(init(np.uint32(seed)), np.int32(task.settings.num_updates))
+            return make_inference_fn(ppo.networks)(policy_params(state), deterministic=True)
+
+        return ours
 
     def theirs(seed: int):
         # With more evaluations it rounds the steps up for each of them.
@@ -81,9 +100,8 @@ def measure(kind: str, src: str, *, seeds: int, brax: bool) -> None:
         return make_policy(params, deterministic=True)
 
     good = True
-    for name, trained in (("emitted", ours), ("`ppo.train`", theirs)):
-        if trained is theirs and not brax:
-            continue
+    loops = {f"emitted, rewards x {scale:g}": ours_at(scale) for scale in scales}
+    for name, trained in (loops | {"`ppo.train`": theirs} if brax else loops).items():
         returns = [project.mean_return(task, trained(seed)) for seed in range(seeds)]
         gaps = [(best - value) / (best - random) for value in returns]
         good &= trained is theirs or max(gaps) <= LIMITS[kind]

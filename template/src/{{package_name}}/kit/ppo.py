@@ -163,7 +163,7 @@ class PPOConfig:
         if self.episode_length // self.action_repeat < 2:
             raise UsageError(
                 f"episode_length is {self.episode_length}, which has to leave 2 actions or more, "
-                "because PPO learns nothing from a step that is cut off: for one-step episodes "
+                "because PPO compares what followed an action: for one-step episodes "
                 f"set done in step and use episode_length {2 * self.action_repeat}."
             )
 
