@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+import jax
 from brax.envs.base import Env
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -192,7 +193,8 @@ def examine(
     settings = Settings(env, seed, episode_length, action_repeat, action_space, clock)
     began, work = time.monotonic(), _Work(settings)
     # A thread, as neither a compilation nor a loop in `step` can be stopped from outside.
-    worker = threading.Thread(target=work.run, daemon=True)
+    # It traces and compiles whatever JAX_DISABLE_JIT says, which holds for each thread by itself.
+    worker = threading.Thread(target=jax.disable_jit(False)(work.run), daemon=True)
     worker.start()
     while worker.is_alive() and not settings.clock.over():
         worker.join(0.02)
