@@ -417,7 +417,7 @@ def test_the_learning_rate_does_not_jump_where_a_run_goes_on_for_longer(tmp_path
     expected = [1e-3] * 4 + [2e-3 / 3, ended, *(ended * x for x in (0.8, 0.6, 0.4, 0.2))]
     np.testing.assert_allclose(rates(run), expected, rtol=1e-5)
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "The learning rate goes on at 0.0003333, where the schedule had brought it" in text
+    assert "The learning rate goes on from 0.0003333, where the schedule had brought it" in text
     assert f"--init-from {run} starts a new run at the full rate of 0.001." in text
     # Once more, interrupted before and after the first save.
     stopped_at(11, of_length(20), run, resume=True)
@@ -665,6 +665,63 @@ def test_odd_surroundings_do_not_matter(tmp_path: Path) -> None:
     assert (run / "learning_curve.png").exists()
 
 
+X64 = """
+import dataclasses
+from pathlib import Path
+import jax, jax.numpy as jnp
+from brax.envs.base import State
+from kit.check import examine
+from kit.train import train
+from toys import Toy
+
+class InFloat64(Toy):
+    def reset(self, rng):
+        x = jax.random.uniform(rng, (), minval=-1.0, maxval=1.0)
+        zero = jnp.zeros(())
+        return State({{"x": x}}, jnp.stack([x, x**2]), zero, zero, {{"distance": zero}})
+
+    def step(self, state, action):
+        x = jnp.clip(state.pipeline_state["x"] + 0.1 * jnp.sum(action), -2, 2)
+        done = jnp.where(jnp.abs(x) > 1.5, jnp.ones(()), jnp.zeros(()))
+        return state.replace(
+            pipeline_state={{"x": x}}, obs=jnp.stack([x, x**2]), reward=-jnp.abs(x), done=done,
+            metrics={{**state.metrics, "distance": jnp.abs(x)}},
+        )
+
+assert InFloat64().reset(jax.random.PRNGKey(0)).reward.dtype == jnp.float64
+report = examine(InFloat64(), episode_length=8)
+assert report.ok, report.violations
+task = dataclasses.replace(toy_task(num_timesteps=32, num_evals=2), environment=InFloat64)
+train(task, run_dir=Path({run!r}))
+"""
+
+
+def test_an_environment_in_float64_that_passes_check_can_be_trained(tmp_path: Path) -> None:
+    """As gymnax#111 and gymnax#58 report it: a type that changes in a scan."""
+    run = tmp_path / "run"
+    process = python(X64.format(run=str(run)), environ={"JAX_ENABLE_X64": "1"})
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert [row["steps"] for row in runs.read_metrics(run)] == [0, 32]
+
+
+def test_without_jit_everything_is_slow_and_works(tmp_path: Path) -> None:
+    run, small = tmp_path / "run", {"num_envs": 2, "batch_size": 2, "num_minibatches": 1}
+    settings = [f"--{k.replace('_', '-')}={v}" for k, v in small.items()]
+    settings += ["--unroll-length=2", "--episode-length=3", "--num-eval-envs=2"]
+    for args, said in (
+        (["train", "--run-dir", str(run), *settings], "JAX_DISABLE_JIT is set: nothing is comp"),
+        (["play", str(run), "--episodes=2"], "2 episodes each:"),
+        (["check"], "JAX_DISABLE_JIT is ignored; train and play follow it."),
+    ):
+        code = COMMAND.format(steps=4, args=args)
+        process = python(code, environ={"JAX_DISABLE_JIT": "1"})
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        assert said in out + err
+    assert [row["steps"] for row in runs.read_metrics(run)] == [0, 4]
+
+
 FULL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
 NO_HOME = """
 import os, pwd
@@ -683,6 +740,27 @@ def test_a_compilation_cache_that_can_not_be_used_only_costs_time(
     out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, ""), out
     assert "0 errors" in out
+
+
+CACHED = """
+import jax
+from pathlib import Path
+from kit import train
+
+train.CACHE_BYTES = 20_000
+train.use_compilation_cache()
+for n in range(20):
+    jax.jit(lambda x: x + n)(1.0)
+"""
+
+
+def test_the_compilation_cache_does_not_grow_without_bound(tmp_path: Path) -> None:
+    environ = {"XDG_CACHE_HOME": str(tmp_path)}
+    process = python(f"import os\ndel os.environ['JAX_COMPILATION_CACHE_DIR']{CACHED}", 1, environ)
+    _, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    kept = [path.stat().st_size for path in tmp_path.rglob("*-cache")]
+    assert 10_000 < sum(kept) <= 20_000
 
 
 def test_help_may_be_cut_short() -> None:

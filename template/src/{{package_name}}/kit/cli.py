@@ -72,9 +72,10 @@ class Train:
     run_dir: Path | None = None
     """The folder to make; runs/<date and time> by default."""
     resume: Path | None = None
-    """A run folder to continue; its settings stay, but --num-timesteps may be larger."""
+    """A run folder to continue; its settings stay, but --num-timesteps may be larger: where the
+    learning rate has begun to fall, it then goes on from where it is and falls to 0 at the end."""
     init_from: Path | None = None
-    """A run folder whose policy a new run starts from."""
+    """A run folder whose policy a new run starts from, at the full learning rate."""
     distributed: bool = False
     """Train on several machines; SLURM, Open MPI or Kubernetes tell the processes of each other."""
     coordinator: str | None = None
@@ -203,7 +204,11 @@ def _run(program: str, config: str | ModuleType, args: Sequence[str]) -> None:
     command = tasks = None
     try:
         _configure()
-        if list(args[:1]) not in (["train"], ["tune"], ["replay"]):  # which look for devices later
+        command_name = next(iter(args), "")
+        if jax.config.jax_disable_jit and command_name not in ("train", "play"):
+            jax.config.update("jax_disable_jit", False)
+            print("JAX_DISABLE_JIT is ignored; train and play follow it.", file=sys.stderr)
+        if command_name not in ("train", "tune", "replay"):  # which look for devices later
             _refuse_no_device()
         # Imported here, because a task with unusable settings is a mistake like any other.
         module = importlib.import_module(config) if isinstance(config, str) else config
@@ -212,7 +217,7 @@ def _run(program: str, config: str | ModuleType, args: Sequence[str]) -> None:
         check_all(command)
         if isinstance(command, Tune):
             command.config = module.__file__
-        COMMANDS[str(args[0])][1](commands.again(program), tasks, command)
+        COMMANDS[command_name][1](commands.again(program), tasks, command)
     except UsageError as error:
         _fail(2, str(error))
     except (TrainingDivergedError, OutOfMemoryError) as error:

@@ -265,7 +265,8 @@ class TrainingState(flax.struct.PyTreeNode):
       params: weights of the policy and the value network.
       optimizer_state: moments of Adam.
       learning_rate: () float32, of the last update.
-      hyperparameters: the numeric settings.
+      hyperparameters: the numeric settings; a run that was resumed to another length may have
+        another learning rate.
       value_error: () float32, the largest root of the value loss so far, where each update counts
         `normalize_advantage_decay` times as much as the next one.
       normalizer_params: running statistics of the observations.

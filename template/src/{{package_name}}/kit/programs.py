@@ -83,7 +83,7 @@ class Programs:
             "epoch": jax.jit(epoch, donate_argnums=0, out_shardings=epoch_result),
             "evaluate": jax.jit(evaluate, out_shardings=everywhere),
         }
-        self._compiled: dict[str, Any] = {}
+        self._compiled: dict[str, Any] = dict(self._jitted)  # which compile when they are called
 
     @functools.cached_property
     def no_totals(self) -> Totals:
@@ -93,13 +93,7 @@ class Programs:
         return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), traced.out_info[1])
 
     def compile(self) -> None:
-        """Compiles all three side by side; can be interrupted.
-
-        With JAX_DISABLE_JIT nothing is compiled, and everything is slow.
-        """
-        if jax.config.jax_disable_jit:
-            self._compiled = dict(self._jitted)
-            return
+        """Compiles all three side by side; can be interrupted."""
         state = self.shapes
         if self.mesh is not None:
             state = jax.tree.map(

@@ -34,6 +34,7 @@ from .process import Saver, stop_requests
 from .programs import Programs
 from .task import Task
 
+CACHE_BYTES = 2**27  # some 2,000 files, of which JAX looks at each whenever it adds one
 PROFILE = ("profile", "plugins", "profile")  # what jax.profiler makes, below the first one
 CHUNK_SECONDS = 0.5  # from one look at signals, and one movement of the display, to the next
 
@@ -136,8 +137,11 @@ def train(
         stack.enter_context(display)
         for text in to_say:
             display.say(text)
-        with display.compiling():
-            programs.compile()
+        if jax.config.jax_disable_jit:
+            display.say("JAX_DISABLE_JIT is set: nothing is compiled, so training is slow.")
+        else:
+            with display.compiling():
+                programs.compile()
         state = programs.init() if saved is None else saved.state
         state = programs.to_devices(state.replace(**start))
         if start:
@@ -226,39 +230,33 @@ def _load(run: Path, task: Task, programs: Programs) -> tuple[runs.Saved | None,
     # A run may have been stopped after its last update and before its last evaluation.
     if steps >= _steps(config) and any(row["steps"] == steps for row in runs.read_metrics(run)):
         raise UsageError(f"{run} has {steps:,} steps already; ask for more with --num-timesteps.")
-    state, rate = _keep_learning_rate(found.state, config)
-    if rate is not None:
+    state = _keep_learning_rate(found.state, config)
+    if state is not found.state:
         to_say.append(
-            f"The learning rate goes on at {number(rate)}, where the schedule had brought it, and "
-            f"falls to 0 at the new end; --init-from {files.quoted(run)} starts a new run at the "
-            f"full rate of {config.learning_rate}."
+            f"The learning rate goes on from {number(np.max(state.learning_rate))}, where the "
+            f"schedule had brought it, and falls to 0 at the new end; --init-from "
+            f"{files.quoted(run)} starts a new run at the full rate of {config.learning_rate}."
         )
     return found.replace(state=state), to_say
 
 
-def _keep_learning_rate(
-    state: TrainingState, config: PPOConfig
-) -> tuple[TrainingState, float | None]:
+def _keep_learning_rate(state: TrainingState, config: PPOConfig) -> TrainingState:
     """Keeps the learning rate from jumping where a run goes on to another `num_timesteps`.
 
     The schedule `linear` depends on the length of a run. The full rate becomes the one from which
     the schedule of the new length leads to the rate of the last update. Where the rate had not
-    begun to fall, and will not have by then, nothing changes, so that the longer run equals an
-    uninterrupted one.
-
-    Returns:
-      The state, and the rate of the next update if the full rate had to change, else None.
+    begun to fall, and would not have at the new length, the same state is returned: the longer run
+    equals an uninterrupted one.
     """
     done = int(np.max(state.updates))
     if config.learning_rate_schedule != "linear" or not 0 < done < config.num_updates:
-        return state, None
-    last, following = (float(linear_schedule(n, config.num_updates)) for n in (done - 1, done))
-    full = state.hyperparameters.learning_rate
-    if np.allclose(full * last, state.learning_rate, rtol=1e-5, atol=0):
-        return state, None
-    full = np.float32(state.learning_rate / last)
-    state = state.replace(hyperparameters=state.hyperparameters.replace(learning_rate=full))
-    return state, float(np.max(full)) * following
+        return state
+    share = float(linear_schedule(done - 1, config.num_updates))
+    factors = state.hyperparameters
+    if np.allclose(factors.learning_rate * share, state.learning_rate, rtol=1e-5, atol=0):
+        return state
+    full = np.float32(state.learning_rate / share)
+    return state.replace(hyperparameters=factors.replace(learning_rate=full))
 
 
 def _load_start(run: Path, programs: Programs) -> dict[str, Any]:
@@ -553,7 +551,9 @@ def _send_video(run: Path, task: Task, reporter: Reporter, display: Display) -> 
 def use_compilation_cache() -> None:
     """Keeps compiled programs on disk, so that a second run starts fast.
 
-    In the folder that JAX_COMPILATION_CACHE_DIR names, else in the user's cache folder.
+    In the folder that JAX_COMPILATION_CACHE_DIR names, as JAX does it. Else in one of our own, of
+    which JAX deletes what was not used for longest when it grows too large. (A folder that was
+    used without a limit can't get one: JAX then fails to write to it.)
     """
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if folder is None:
@@ -561,7 +561,9 @@ def use_compilation_cache() -> None:
             base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         except RuntimeError:  # the user has no home
             return
-        folder = str(Path(base) / "jax-compilation-cache")
+        folder = str(Path(base) / "copier-brax-env")
+        if "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ:
+            jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
     jax.config.update("jax_compilation_cache_dir", folder)
     # By default only programs that took a second to compile are kept; most here are faster.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+import jax
 from brax.envs.base import Env
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -206,7 +207,8 @@ def examine(
     )
     began, work = time.monotonic(), _Work(settings)
     # A thread, as neither a compilation nor a loop in `step` can be stopped from outside.
-    worker = threading.Thread(target=work.run, daemon=True)
+    # It traces and compiles whatever JAX_DISABLE_JIT says, which holds for each thread by itself.
+    worker = threading.Thread(target=jax.disable_jit(False)(work.run), daemon=True)
     worker.start()
     while worker.is_alive() and not settings.clock.over():
         worker.join(0.02)
