@@ -775,9 +775,11 @@ class Measured(Drifting):
             "smooth": zero,
             "last": zero,
             "window": jnp.zeros(10),
+            "share": zero,
+            "charge": jnp.ones(()),
         }
         names = "success succeeded once in_a_row streak best since visited moved progress mean"
-        names += " smooth jerk recent"
+        names += " smooth jerk recent share charge"
         metrics = {name: zero for name in names.split()}
         return state.replace(pipeline_state=memory, metrics=metrics)
 
@@ -803,6 +805,8 @@ class Measured(Drifting):
             "smooth": 0.9 * was["smooth"] + 0.1 * state.reward,
             "last": action[0],
             "window": jnp.roll(was["window"], 1).at[0].set(state.reward),
+            "share": jnp.minimum(was["share"] + 0.1 * there, 1.0),
+            "charge": jnp.maximum(was["charge"] - 0.1 * jnp.abs(action[0]), 0.0),
         }
         measured = {
             "success": as_float(there & ~was["succeeded"]),
@@ -819,6 +823,8 @@ class Measured(Drifting):
             "smooth": now["smooth"],
             "jerk": jnp.abs(action[0] - was["last"]),
             "recent": jnp.mean(now["window"]),
+            "share": now["share"],
+            "charge": now["charge"],
         }
         return state.replace(pipeline_state=now, metrics={**state.metrics, **measured})
 

@@ -335,7 +335,6 @@ def test_running_sums_are_found_however_they_are_written() -> None:
         return {
             "branch": jax.lax.cond(action[0] > 0, lambda t: t + 1.0, lambda t: t, was["branch"]),
             "loop": loop(was["loop"], x),
-            "capped": jnp.minimum(was["capped"] + x[0] ** 2, 50.0),
             "restarted": was["restarted"] * (1 - given.done) + x[0],
             "emptied": jnp.where(given.done > 0, 0.0, was["emptied"]) + x[0],
             "hits": was["hits"] + hit,
@@ -343,7 +342,7 @@ def test_running_sums_are_found_however_they_are_written() -> None:
         }
 
     def reset(self: Any, s: State, rng: jax.Array) -> State:
-        names = ("branch", "loop", "capped", "restarted", "emptied", "hits")
+        names = ("branch", "loop", "restarted", "emptied", "hits")
         kept = {**dict.fromkeys(names, jnp.zeros(())), "both": jnp.zeros(2)}
         metrics = {**s.metrics, **dict.fromkeys([*names, "first", "second"], jnp.zeros(()))}
         return s.replace(info={**s.info, "sums": kept}, metrics=metrics)
@@ -356,7 +355,7 @@ def test_running_sums_are_found_however_they_are_written() -> None:
 
     found = check_env(edited(Point, reset=reset, step=step)(), episode_length=LENGTH)
     sums_found = {v.parts[0] for v in found if v.rule == "metric-per-step"}
-    names = "branch loop capped restarted emptied hits first second"
+    names = "branch loop restarted emptied hits first second"
     assert sums_found == {f"metrics['{name}']" for name in names.split()}
 
 

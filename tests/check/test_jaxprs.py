@@ -108,7 +108,7 @@ def test_keys_are_what_is_drawn_from_and_not_what_looks_like_one() -> None:
         (lambda s, x: jax.lax.while_loop(lambda c: c[1] > 0, lambda c: (c[0] + 1, c[1] - 1),
                                          (s, x[0]))[0], 1),
         (lambda s, x: jnp.zeros(3).at[0].set(1.0)[1] + s * 2 + x[0], 2),
-        (lambda s, x: jnp.clip(s + x[0], -100, 100), 1),
+        (lambda s, x: jnp.clip(s + x[0], -100, 100), None),
         (lambda s, x: jnp.sum(jnp.stack([s, s]).at[0].add(x[0])), 2),
         (lambda s, x: jnp.maximum(s, x[0]), None),
         (lambda s, x: jnp.where(x[0] > 0, 0.0, s + 1), None),

@@ -19,6 +19,8 @@ def report(request: pytest.FixtureRequest) -> Report:
         task.environment(),
         episode_length=task.settings.episode_length,
         action_repeat=task.settings.action_repeat,
+        network_factory=task.network_factory,
+        normalize_observations=task.settings.normalize_observations,
     )
 
 

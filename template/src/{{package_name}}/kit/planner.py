@@ -125,6 +125,7 @@ class Planner:
 
     def __init__(self, env: Env, space: ActionSpace, num_plans: int = 256) -> None:
         self._env, self._space, self._num_plans = env, space, num_plans
+        self._keys: frozenset[str] | None = None
         distribution = space.distribution()
         self._width = distribution.param_size
 
@@ -169,8 +170,9 @@ class Planner:
         hold = -(-horizon // DECISIONS)
         decisions = max(1, horizon // hold // 8)  # that are taken before the next search
         late_from, met, taken = limit - max(1, limit // 4), [], []
-        action = abstract(self._space, batch * count)
-        keys = random_keys(self._env.step, state, action)
+        if self._keys is None:
+            action = abstract(self._space, batch * count)
+            self._keys = random_keys(self._env.step, state, action)
         # Gives up where even the first search would take too long, as with MJX on a CPU.
         plans = jnp.zeros((batch, count, *mean.shape[1:]))
         for _ in range(2):  # the first time it is compiled
@@ -186,7 +188,7 @@ class Planner:
                     return None
                 key, key_plans, key_state = jax.random.split(key, 3)
                 plans = _propose(key_plans, mean, std, elites, count)
-                tried = with_other_keys(state, key_state, keys)
+                tried = with_other_keys(state, key_state, self._keys)
                 *_, seen = self._follow(tried, alive, plans, hold, min(left, horizon))
                 mean, std, elites = _fit(mean, std, plans, getattr(seen, maximise), elites.shape[1])
                 met.append((jnp.min(seen.low), jnp.max(seen.high)))

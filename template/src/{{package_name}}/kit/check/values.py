@@ -112,9 +112,6 @@ def _slope(eqn: Any, operands: list[Value], index: int) -> float | None:
         if name == "mul" and first == 0.0 and len(factors[0]) == 1:
             return rest[0] * next(iter(factors[0]))
         return None
-    if name in ("max", "min", "clamp"):  # kept in bounds, if these are constant
-        moving = [x for x, operand in zip(known, operands, strict=True) if operand.inputs]
-        return moving[0] if len(moving) == 1 else None
     if name in ("select_n", "concatenate", "stack"):
         cases = known[name == "select_n" :]
         return cases[0] if len(set(cases)) == 1 and (name != "select_n" or not first) else None
