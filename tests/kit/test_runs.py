@@ -428,7 +428,7 @@ def test_no_gif_is_no_crash(
         (["tune", "--threshold", "inf"], "--threshold is inf, which has to be"),
         (["play", "x", "--episodes", "0"], "--episodes is 0, which has to be from 1 to 1,000,000."),
         (["play", "x", "--episodes", str(10**11)], "--episodes is 100,000,000,000, which has"),
-        (["play", "x", "--max-frames", "1"], "--max-frames is 1, which has to be from 2 to"),
+        (["play", "x", "--max-frames", "0"], "--max-frames is 0, which has to be from 1 to"),
         (["play", "x", "--episode-seed", "-1"], "--episode-seed is -1, which has to be"),
         (["play", "x", "--seed", str(10**30)], "--seed is 1,000,000,000,"),
         (["play", "x", "--steps", "-1"], "--steps is -1, which has to be"),

@@ -26,7 +26,7 @@ class Bounds:
 
 MANY = Bounds(1, 1_000_000)
 SEED = Bounds(0, 2**32 - 1)
-FRAMES = Bounds(2, 10_000)
+FRAMES = Bounds(1, 10_000)
 STEPS = Bounds(0, 10**18)
 MINUTES = Bounds(0, 1e6)
 SECONDS = Bounds(1e-3, 1e7)

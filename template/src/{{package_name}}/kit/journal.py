@@ -17,7 +17,7 @@ from typing import Any
 from . import files
 from .errors import UsageError
 
-MAX_BYTES = 2**28  # a line of `tune` has about 3 kB, so this is 90,000
+MAX_BYTES = 2**28  # bytes; a line of `tune` has about 3 kB, so this is 90,000
 
 
 class Journal:
@@ -40,28 +40,32 @@ class Journal:
     DAMAGE = (ValueError, TypeError, LookupError, OverflowError, RecursionError)
 
     def __init__(self, path: Path, replay: Callable[[Any], None]) -> None:
-        self.path, self.count = path, 0
+        self.path, self.count, self.torn = path, 0, False
         self._sum = zlib.crc32(path.name.encode())
-        data = files.read(path, MAX_BYTES) if os.path.lexists(path) else b""
-        *lines, rest = data.split(b"\n")
-        self.torn = bool(rest)
-        self._whole = data[: len(data) - len(rest)]
-        for line in lines:
-            self.count += 1
-            try:
-                if self._line(line[9:]) != line + b"\n":
-                    raise ValueError
-                replay(json.loads(line[9:]))
-            except self.DAMAGE:
-                raise UsageError(
-                    f"{path} is damaged in line {self.count:,}: restore it from a backup, or "
-                    "move it away to start again."
-                ) from None
+        self._size = 0  # of the lines that are whole
+        if not os.path.lexists(path):
+            return
+        with files.reading(path, MAX_BYTES) as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    self.torn = True
+                    return
+                self.count += 1
+                self._size += len(line)
+                try:
+                    if self._line(line[9:-1]) != line:
+                        raise ValueError
+                    replay(json.loads(line[9:]))
+                except self.DAMAGE:
+                    raise UsageError(
+                        f"{path} is damaged in line {self.count:,}: restore it from a backup, or "
+                        "move it away to start again."
+                    ) from None
 
     def begin(self) -> None:
         """Makes the file one that can be appended to; raises FileError."""
-        files.write(self.path, self._whole)
-        self._whole = b""
+        whole = files.read(self.path, MAX_BYTES)[: self._size] if self._size else b""
+        files.write(self.path, whole)
 
     def append(self, record: Any) -> None:
         """Adds a line, or nothing if the disk is full; raises FileError."""
