@@ -25,7 +25,7 @@ kit.register_environment(
     "acrobot",
     Acrobot,
 )
-register_tasks("acrobot")
+register_tasks(__name__)
 
 
 def load_policy(

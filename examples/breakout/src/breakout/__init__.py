@@ -25,7 +25,7 @@ kit.register_environment(
     "breakout",
     Breakout,
 )
-register_tasks("breakout")
+register_tasks(__name__)
 
 
 def load_policy(

@@ -25,7 +25,7 @@ kit.register_environment(
     "cartpole_positions",
     CartPolePositions,
 )
-register_tasks("cartpole_positions")
+register_tasks(__name__)
 
 
 def load_policy(

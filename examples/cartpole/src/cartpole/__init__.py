@@ -25,7 +25,7 @@ kit.register_environment(
     "cartpole",
     CartPole,
 )
-register_tasks("cartpole")
+register_tasks(__name__)
 
 
 def load_policy(

@@ -25,7 +25,7 @@ kit.register_environment(
     "catch",
     Catch,
 )
-register_tasks("catch")
+register_tasks(__name__)
 
 
 def load_policy(

@@ -25,7 +25,7 @@ kit.register_environment(
     "frozen_lake",
     FrozenLake,
 )
-register_tasks("frozen_lake")
+register_tasks(__name__)
 
 
 def load_policy(

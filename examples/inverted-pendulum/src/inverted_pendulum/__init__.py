@@ -25,7 +25,7 @@ kit.register_environment(
     "inverted_pendulum",
     InvertedPendulum,
 )
-register_tasks("inverted_pendulum")
+register_tasks(__name__)
 
 
 def load_policy(

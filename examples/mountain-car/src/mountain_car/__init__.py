@@ -25,7 +25,7 @@ kit.register_environment(
     "mountain_car",
     MountainCar,
 )
-register_tasks("mountain_car")
+register_tasks(__name__)
 
 
 def load_policy(

@@ -25,7 +25,7 @@ kit.register_environment(
     "pendulum",
     Pendulum,
 )
-register_tasks("pendulum")
+register_tasks(__name__)
 
 
 def load_policy(

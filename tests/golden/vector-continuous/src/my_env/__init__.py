@@ -25,7 +25,7 @@ kit.register_environment(
     "my_env",
     MyEnv,
 )
-register_tasks("my_env")
+register_tasks(__name__)
 
 
 def load_policy(
