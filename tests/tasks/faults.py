@@ -227,7 +227,7 @@ FAULTS: dict[str, Case] = {
 }
 
 
-# ---- what comes later lies in the state or on `self` already --------------------------------------
+# ---- what comes later lies in the state or on `self` already -----------------------------------
 
 
 class Prices(Env):
@@ -323,7 +323,9 @@ class Cards(Env):
         )
 
 
-def take_the_highest_after_three(obs: jax.Array, key: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
+def take_the_highest_after_three(
+    obs: jax.Array, key: jax.Array
+) -> tuple[jax.Array, dict[str, Any]]:
     return jnp.where((obs[0] > 0) & (obs[1] * Cards.count >= 2.5), 1, 0), {}
 
 
@@ -332,10 +334,26 @@ def foresight(make: Callable[[], Env], limit: int) -> Task:
     return Task(make, PPOConfig(episode_length=limit), make_network_factory(space))
 
 
-# Each with the best policy, near enough, that does not know what comes.
-FORESIGHT: dict[str, tuple[Task, Any]] = {
-    "Prices in the state": (foresight(Prices, Prices.steps), buy_after_a_rise),
-    "Prices on self": (foresight(lambda: Prices("self"), Prices.steps), buy_after_a_rise),
-    "Cards": (foresight(Cards, Cards.count), take_the_highest_after_three),
-    "Cards, rolled": (foresight(lambda: Cards(True), Cards.count), take_the_highest_after_three),
+# Each with the best policy, near enough, that does not know what comes, and where that lies.
+FORESIGHT: dict[str, tuple[Task, Any, str]] = {
+    "Prices in the state": (
+        foresight(Prices, Prices.steps),
+        buy_after_a_rise,
+        "pipeline_state['prices']",
+    ),
+    "Prices on self": (
+        foresight(lambda: Prices("self"), Prices.steps),
+        buy_after_a_rise,
+        "self.prices",
+    ),
+    "Cards": (
+        foresight(Cards, Cards.count),
+        take_the_highest_after_three,
+        "pipeline_state['deck']",
+    ),
+    "Cards, rolled": (
+        foresight(lambda: Cards(True), Cards.count),
+        take_the_highest_after_three,
+        "pipeline_state['deck']",
+    ),
 }

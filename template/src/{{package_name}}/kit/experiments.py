@@ -173,15 +173,15 @@ def try_actions(
     enough = 0.01 * max(float(np.ptp(own)), 1e-6)
     exchanges = []
     for i, part_ in enumerate(parts):
-        at = slice(plain + i * len(s), plain + (i + 1) * len(s))
-        after = seen.returns[at].reshape(own.shape)
+        rows = slice(plain + i * len(s), plain + (i + 1) * len(s))
+        after = seen.returns[rows].reshape(own.shape)
         x, y = (z[:, None] - z[None] for z in (own, after))
         is_reversed = (np.minimum(np.abs(x), np.abs(y)) > enough) & (x * y < 0)
-        is_late = 2 * np.sum(early[at]) < np.sum(shows[at])
+        is_late = 2 * np.sum(early[rows]) < np.sum(shows[rows])
         exchanges.append(
             Exchange(
                 part_,
-                shown=bool(np.any(shows[at])),
+                shown=bool(np.any(shows[rows])),
                 late=bool(is_late),
                 decides=bool(np.any(is_reversed)) and not part_.is_piece,
             )
@@ -190,7 +190,7 @@ def try_actions(
 
 
 def _exchanged(start: State, row: np.ndarray, parts: Sequence[Part], plain: int) -> State:
-    """Rows of the starts; after the first `plain` rows with each part in turn from another start."""
+    """Rows of the starts; after `plain` of them with each part in turn from another start."""
     batch, found = len(start.done), leaves(take_rows(start, row, len(start.done)))
     begins = leaves(start)
     for part_, at in zip(
@@ -202,7 +202,7 @@ def _exchanged(start: State, row: np.ndarray, parts: Sequence[Part], plain: int)
         other = [(j + np.argmax(x)) % batch for j, x in zip(row[at], unlike, strict=True)]
         x = np.array(found[part_.leaf])
         flat = x.reshape(len(row), -1)
-        flat[np.ix_(at, part_.elements)] = values[other]
+        flat[at[:, None], part_.elements] = values[other]
         found[part_.leaf] = jnp.asarray(flat.reshape(x.shape))
     return jax.tree.unflatten(jax.tree.structure(start), found.values())
 

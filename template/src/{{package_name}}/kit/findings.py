@@ -136,8 +136,8 @@ def numbers_are_not_finite(seen: Evidence) -> str | None:
         return None
     run = "`replay RUN`" if seen.policy else "training stops there, and `replay RUN`"
     return (
-        f"Some rewards are NaN or infinite (with {', '.join(ROWS[x] for x in wrong)}): `check` says "
-        f"where they come from. Where it finds nothing, {run} does."
+        f"Some rewards are NaN or infinite, with {' and '.join(ROWS[x] for x in wrong)}: `check` "
+        f"says where they come from. Where it finds nothing, {run} does."
     )
 
 
@@ -296,9 +296,9 @@ def sampling_is_better(seen: Evidence) -> str | None:
     if sampled - trained <= 0.1 * (max(map(seen.mean, names)) - seen.mean("random")):
         return None
     return (
-        f"The policy's most likely actions get {trained:.4g}, actions sampled from it {sampled:.4g}: "
-        "evaluation and `play` take the most likely ones. Train for longer until both agree; if "
-        "what is best needs chance, evaluate with --no-deterministic-eval."
+        f"The policy's most likely actions get {trained:.4g}, actions sampled from it "
+        f"{sampled:.4g}: evaluation and `play` take the most likely ones. Train for longer until "
+        "both agree; if what is best needs chance, evaluate with --no-deterministic-eval."
     )
 
 
@@ -309,9 +309,9 @@ def planner_knows_more(seen: Evidence) -> str | None:
     if seen.is_behind("constant") or seen.is_behind("random"):
         return None
     return (
-        f"{REACHES['planner']} {seen.mean('planner'):.4g}, the policy {policy_mean(seen):.4g}, but the "
-        f"planner knows {', '.join(seen.knows)}, which observations show later or in part. So a "
-        "policy may not be able to reach it, and training need not be at fault."
+        f"{REACHES['planner']} {seen.mean('planner'):.4g}, the policy {policy_mean(seen):.4g}, "
+        f"but the planner knows {', '.join(seen.knows)}, which observations show later or in part. "
+        "So a policy may not be able to reach it, and training need not be at fault."
     )
 
 
@@ -329,8 +329,8 @@ def training_is_at_fault(seen: Evidence) -> str | None:
     if rival is None:
         return None
     return (
-        f"{REACHES[rival]} {seen.mean(rival):.4g}, the policy {policy_mean(seen):.4g}: training is at "
-        "fault. Train for longer, or search for other settings with `tune`."
+        f"{REACHES[rival]} {seen.mean(rival):.4g}, the policy {policy_mean(seen):.4g}: training is "
+        "at fault. Train for longer, or search for other settings with `tune`."
     )
 
 
@@ -377,8 +377,8 @@ NO_MATTER: tuple[Rule, ...] = (
 def findings(seen: Evidence) -> dict[str, str]:
     """What was found, by the name of the function above, in the order in which to fix it.
 
-    After a fatal finding no comparison means anything, so nothing else is judged. Where something is
-    wrong with the task, a policy that is far behind is said to be so beside it.
+    After a fatal finding no comparison means anything, so nothing else is judged. Where something
+    is wrong with the task, a policy that is far behind is said to be so beside it.
     """
     for rule in FATAL:
         if text := rule(seen):
@@ -412,14 +412,14 @@ def verdict(seen: Evidence) -> str:
         )
     if seen.planner_is_weak and not seen.is_flat:
         return (
-            f"Nothing was found, but the planner is weak here: it reaches {planner:.4g} ± {spread:.4g}, "
-            f"{numbers}. So it does not tell what a policy can reach." + known
+            f"Nothing was found, but the planner is weak here: it reaches {planner:.4g} ± "
+            f"{spread:.4g}, {numbers}. So it does not tell what a policy can reach." + known
         )
     if seen.policy:
         return (
-            f"Nothing was found: the policy is about as good as the planner ({policy_mean(seen):.4g} "
-            f"and {planner:.4g}). If it does not do what you want, the reward asks for something "
-            "else." + known
+            "Nothing was found: the policy is about as good as the planner "
+            f"({policy_mean(seen):.4g} and {planner:.4g}). If it does not do what you want, "
+            "the reward asks for something else." + known
         )
     return (
         f"Nothing is wrong with the task: a planner reaches {planner:.4g}, {numbers}. Train a "

@@ -72,9 +72,11 @@ class Unseen:
         each_unit = jnp.tile(jnp.eye(self._units, dtype=bool), (self._batch, 1))
         exchanged = self._exchange(take_rows(start, probes, self._batch), donor, each_unit)
         self._state = self._first = jax.tree.map(
-            lambda x, y, z: jnp.concatenate([x, y, *[z] * self._batch])
-            if jnp.shape(x)[:1] == (self._batch,)
-            else x,
+            lambda x, y, z: (
+                jnp.concatenate([x, y, *[z] * self._batch])
+                if jnp.shape(x)[:1] == (self._batch,)
+                else x
+            ),
             start,
             exchanged,
             others,

@@ -175,7 +175,7 @@ class Planner:
         maximise: str,
         deadline: float,
     ) -> tuple[jax.Array, jax.Array, jax.Array, list[Any]] | None:
-        """The next key, the mean of the plans, the elites, and the smallest and largest rewards in each round.
+        """The next key, the mean of plans, the elites, and each round's extreme rewards.
 
         None if the deadline passed.
         """

@@ -131,7 +131,7 @@ def observed(obs: Any) -> Any:
 
 
 def differs(tree: Any, partner: np.ndarray, keys: Collection[str] = ()) -> jax.Array:
-    """Which rows are unlike their partner by more than rounding, (rows,) bool; `keys` don't count."""
+    """Which rows differ from their partner by more than rounding, (rows,) bool, but for `keys`."""
     found = jnp.zeros(partner.shape, bool)
     for path, x in leaves(tree).items():
         if path not in keys and jnp.shape(x)[:1] == partner.shape:
