@@ -4,8 +4,9 @@
 
 The tasks and the faults are those of tests/tasks/faults.py. The goal is the published threshold, or
 on the skeletons what no policy can beat on these starts (`project.best_and_random_return`). Seconds
-are those of `diagnose`, compilation included, one case after another in one process. Tasks whose future lies
-in the state or on `self` come last: the goal is a policy near the best one, which must not be blamed.
+are those of `diagnose`, compilation included, one case after another in one process. Tasks whose
+future lies in the state or on `self` come last, with a policy near the best one, which must not be
+blamed.
 """
 
 import argparse
@@ -55,6 +56,8 @@ def main() -> None:
                 f"| {', '.join(found) or '-'} | {'yes' if right else 'NO'} | {seen.seconds:.1f} |",
                 flush=True,
             )
+    print("\n| task | policy | planner | constant | random | found | right | seconds |")
+    print("| --- | ---: | ---: | ---: | ---: | --- | --- | ---: |", flush=True)
     for name, (task, policy, _) in faults.FORESIGHT.items():
         if name.startswith(asked):
             seen = diagnose(task, policy, seed=arguments.seed, minutes=arguments.minutes)

@@ -128,14 +128,19 @@ def diagnose(
 def only_in_tables(tried: Tried, emptied: Tried) -> bool:
     """Whether observations show some part of the state only by what tables have for it.
 
-    And returns depend on the tables: an index into prices, which a policy does not see.
+    And returns depend on the tables: an index into prices, which a policy does not see. Where
+    nothing works without the tables, as without a map, that tells nothing.
     """
-    matters = any(
-        not np.allclose(x.returns, emptied.played[name].returns, equal_nan=True)
-        for name, x in tried.played.items()
+    with_tables, without = (
+        np.concatenate([[x.returns, x.lengths] for x in all_.played.values()], axis=1)
+        for all_ in (tried, emptied)
     )
+    if not np.all(np.isfinite(without)) or 2 * np.sum(without[1]) < np.sum(with_tables[1]):
+        return False
     pairs = zip(tried.exchanges, emptied.exchanges, strict=True)
-    return matters and any(x.shown and not y.shown for x, y in pairs)
+    return not np.allclose(with_tables[0], without[0]) and any(
+        x.shown and not y.shown for x, y in pairs
+    )
 
 
 @dataclass(frozen=True)

@@ -404,6 +404,9 @@ def verdict(seen: Evidence) -> str:
             f"Nothing was found without the planner, which did not come to its end: {numbers}. "
             f"Give it more time{enough}."
         )
+    sampling = ""
+    if "sampled" in seen.played and seen.is_above("trained", "sampled"):
+        sampling = f" Actions sampled from it, as in training, reach {seen.mean('sampled'):.4g}."
     planner, spread = seen.mean("planner"), np.std(seen.played["planner"].returns)
     known = ""
     if seen.knows:
@@ -419,7 +422,7 @@ def verdict(seen: Evidence) -> str:
         return (
             "Nothing was found: the policy is about as good as the planner "
             f"({policy_mean(seen):.4g} and {planner:.4g}). If it does not do what you want, "
-            "the reward asks for something else." + known
+            "the reward asks for something else." + sampling + known
         )
     return (
         f"Nothing is wrong with the task: a planner reaches {planner:.4g}, {numbers}. Train a "

@@ -7,6 +7,7 @@ one, as far as observations tell. Tables on `self` are only found.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from .trials import DECISIONS, differs, follow, observed, take_rows
 UNITS = 256  # groups of elements that are exchanged, at most
 OTHERS = 512  # other starts, at most
 ROWS = 8192  # of all starts together, at most
-BYTES = 2**28  # of states, at most
+BYTES = 2**26  # of states, at most
 ALIKE = 4  # other starts with the same observations so far, at least
 NEAREST = 32  # of others that are only similar
 SMALL = 16  # a table has more elements
@@ -54,14 +55,14 @@ class Unseen:
         self, env: Env, space: ActionSpace, start: State, constant: Sequence[str], key: jax.Array
     ) -> None:
         self._batch, self._paths, self.was_told = len(start.done), tuple(constant), True
-        each = sum(x.nbytes for x in jax.tree.leaves(leaves(start))) // self._batch + 1
+        each = sum(getattr(x, "nbytes", 8) for x in jax.tree.leaves(start)) // self._batch + 1
         rows = max(64, min(ROWS, BYTES // each) // self._batch)
         self._count = min(OTHERS, rows)
         others = jax.jit(env.reset)(jax.random.split(key, self._count))
         self._parts = [leaves(others)[path] for path in constant]
         values = _flat([leaves(start)[path] for path in constant], self._batch)
         elements = values.shape[1]
-        self._unit = np.arange(elements) // -(-elements // min(UNITS, rows, max(1, elements)) or 1)
+        self._unit = np.arange(elements) // max(1, math.ceil(elements / min(UNITS, rows)))
         self._units = int(self._unit[-1]) + 1 if elements else 0
 
         # Rows: each start as it is, with each of its units exchanged, and the other starts.
