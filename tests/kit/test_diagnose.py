@@ -167,7 +167,7 @@ def test_a_difference_inside_the_noise_is_not_blamed(planner: Any, trained: Any)
 
 def test_the_same_difference_is_blamed_where_it_is_one_from_each_start() -> None:
     """Starts that differ by much hide nothing, because each policy has the same ones."""
-    start = 22 * NOISE
+    start = NOISE
     seen = evidence(random=start - 5, constant=start - 5, planner=start, trained=start - 4)
     assert list(findings(seen)) == ["training_is_at_fault"]
 
