@@ -225,3 +225,135 @@ FAULTS: dict[str, Case] = {
         task("Pendulum", 200, reward=lambda s: jnp.sqrt(s.reward)), "numbers_are_not_finite"
     ),
 }
+
+
+# ---- what comes later lies in the state or on `self` already -----------------------------------
+
+
+class Prices(Env):
+    """Buys (2), sells (0) or neither (1) for a step: gym-anytrading#36.
+
+    A rise is half of the last one, and noise. So the best policy buys after a rise.
+
+    Args:
+      where: of the prices, "state" or "self"; there an episode starts somewhere in them.
+    """
+
+    backend, observation_size, action_size = "abstract", 2, 1
+    action_space = Discrete(3)
+    steps = 8
+
+    def __init__(self, where: str = "state") -> None:
+        self.prices = self._draw(jax.random.PRNGKey(7), 500) if where == "self" else None
+
+    @staticmethod
+    def _draw(key: jax.Array, count: int) -> jax.Array:
+        def step(rise: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+            rise = 0.5 * rise + noise
+            return rise, rise
+
+        return 100 + jnp.cumsum(
+            jax.lax.scan(step, jnp.zeros(()), jax.random.normal(key, (count,)))[1]
+        )
+
+    def reset(self, rng: jax.Array) -> State:
+        if self.prices is None:
+            state = {"t": jnp.int32(1), "prices": self._draw(rng, self.steps + 2)}
+        else:
+            state = {"t": jax.random.randint(rng, (), 1, len(self.prices) - self.steps - 1)}
+        state["left"] = jnp.int32(self.steps)
+        zero = jnp.zeros(())
+        return State(state, self._observe(state), zero, zero)
+
+    def _observe(self, state: Any) -> jax.Array:
+        prices = state.get("prices", self.prices)
+        return jnp.stack([prices[state["t"]], prices[state["t"] - 1]])
+
+    def step(self, state: State, action: jax.Array) -> State:
+        last = state.pipeline_state
+        after = {**last, "t": last["t"] + 1, "left": last["left"] - 1}
+        obs = self._observe(after)
+        reward = (action - 1) * (obs[0] - obs[1])
+        done = jnp.float32(after["left"] == 0)
+        return state.replace(pipeline_state=after, obs=obs, reward=reward, done=done)
+
+
+def buy_after_a_rise(obs: jax.Array, key: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
+    return jnp.where(obs[0] > obs[1], 2, 0), {}
+
+
+class Cards(Env):
+    """Turns card after card (0) or stops (1); pays 1 for the highest of all: SB3#641.
+
+    The best policy lets a few pass and takes the next one that is higher than all before.
+
+    Args:
+      rolled: the top card comes off, and lies below the others then.
+    """
+
+    backend, observation_size, action_size = "abstract", 3, 1
+    action_space = Discrete(2)
+    count = 8
+
+    def __init__(self, rolled: bool = False) -> None:
+        self.rolled = rolled
+
+    def reset(self, rng: jax.Array) -> State:
+        deck = jax.random.permutation(rng, jnp.arange(1.0, self.count + 1))
+        state = {"deck": deck, "t": jnp.int32(0), "highest": deck[0]}
+        zero = jnp.zeros(())
+        return State(state, self._observe(state, deck[0]), zero, zero)
+
+    def _observe(self, state: Any, card: jax.Array) -> jax.Array:
+        return jnp.stack([card == state["highest"], state["t"] / self.count, 1.0])
+
+    def step(self, state: State, action: jax.Array) -> State:
+        last = state.pipeline_state
+        deck, t = last["deck"], last["t"] + 1
+        stopped = (action == 1) | (t == self.count)
+        won = (action == 1) & (deck[0 if self.rolled else last["t"]] == self.count)
+        deck = jnp.roll(deck, -1) if self.rolled else deck
+        card = deck[0] if self.rolled else deck[t]
+        after = {"deck": deck, "t": t, "highest": jnp.maximum(last["highest"], card)}
+        return state.replace(
+            pipeline_state=after,
+            obs=self._observe(after, card),
+            reward=jnp.float32(won),
+            done=jnp.float32(stopped),
+        )
+
+
+def take_the_highest_after_three(
+    obs: jax.Array, key: jax.Array
+) -> tuple[jax.Array, dict[str, Any]]:
+    return jnp.where((obs[0] > 0) & (obs[1] * Cards.count >= 2.5), 1, 0), {}
+
+
+def foresight(make: Callable[[], Env], limit: int) -> Task:
+    space = make().action_space
+    return Task(make, PPOConfig(episode_length=limit), make_network_factory(space))
+
+
+# Each with the best policy, near enough, that does not know what comes, and where that lies.
+FORESIGHT: dict[str, tuple[Task, Any, str]] = {
+    "Prices in the state": (
+        foresight(Prices, Prices.steps),
+        buy_after_a_rise,
+        "pipeline_state['prices']",
+    ),
+    "Prices on self": (
+        foresight(lambda: Prices("self"), Prices.steps),
+        buy_after_a_rise,
+        "self.prices",
+    ),
+    "Cards": (
+        foresight(Cards, Cards.count),
+        take_the_highest_after_three,
+        "pipeline_state['deck']",
+    ),
+    "Cards, rolled": (
+        foresight(lambda: Cards(True), Cards.count),
+        take_the_highest_after_three,
+        "pipeline_state['deck']",
+    ),
+}

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import check as checker
-from . import commands, config_file, devices, files, fingerprint, rollout, runs
+from . import commands, config_file, devices, files, findings, fingerprint, rollout, runs
 from . import diagnose as diagnosing
 from . import export as exporting
 from . import replay as replaying
@@ -474,11 +474,17 @@ def _play(program: str, tasks: Mapping[str, Task], asked: Play) -> None:
 
 
 def _diagnose(program: str, tasks: Mapping[str, Task], asked: Diagnose) -> None:
-    if asked.episodes < 2 or not 0 < asked.minutes < float("inf") or not 0 <= asked.seed < 2**32:
+    few, most = diagnosing.EPISODES
+    if (
+        not few <= asked.episodes <= most
+        or not 0 < asked.minutes < float("inf")
+        or not 0 <= asked.seed < 2**32
+    ):
         raise UsageError(
-            "--episodes has to be 2 or more, --minutes greater than 0, --seed from 0 to 4294967295."
+            f"--episodes has to be from {few} to {most}, --minutes greater than 0, "
+            "--seed from 0 to 4294967295."
         )
-    name, policy = asked.task, None
+    name, policies = asked.task, []
     if asked.run is not None:
         saved = runs.read_config(asked.run)
         if name not in (None, saved["task"]):
@@ -488,14 +494,14 @@ def _diagnose(program: str, tasks: Mapping[str, Task], asked: Diagnose) -> None:
         name = saved["task"]
     _, task = choose(tasks, name)
     if asked.run is not None:
-        policy = runs.load_policy(asked.run, task)
+        policies = [runs.load_policy(asked.run, task, deterministic=x) for x in (True, False)]
         task = dataclasses.replace(task, settings=PPOConfig(**saved["settings"]))
     seen = diagnosing.diagnose(
-        task, policy, episodes=asked.episodes, seed=asked.seed, minutes=asked.minutes
+        task, *policies, episodes=asked.episodes, seed=asked.seed, minutes=asked.minutes
     )
     print(f"{asked.episodes} episodes each, from the same starts:")
-    Console().print(diagnosing.table(seen))
-    for text in diagnosing.findings(seen).values() or [diagnosing.verdict(seen)]:
+    Console().print(findings.table(seen))
+    for text in findings.findings(seen).values() or [findings.verdict(seen)]:
         print(files.printable(text))
 
 

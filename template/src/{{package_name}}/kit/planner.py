@@ -11,9 +11,8 @@ ahead or a whole episode.
 
 import functools
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from collections.abc import Collection
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,109 +21,46 @@ from brax.envs.base import Env, State
 
 from .actions import ActionSpace
 from .check.stages import abstract
-from .check.tracing import leaves, random_keys
-from .pytrees import is_typed_key, raw
-from .rollout import strip_weak_types
+from .check.tracing import random_keys
+from .foresight import Unseen
+from .trials import DECISIONS, Followed, Outcome, follow, take_rows, with_other_keys
 
-DECISIONS = 64  # of a plan
 ITERATIONS = 10  # of a search
 ELITES = 1 / 20  # share of the plans
 SPREAD = 1.0  # standard deviation of the noise when a search begins
 CORRELATION = 0.8  # of the noise of two decisions that follow each other, in every other plan
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """One episode from each of B starts.
-
-    Attributes:
-      returns: sums of rewards, (B,) float32.
-      lengths: actions taken, (B,) int32.
-      ended: whether it ended by itself, and not at the time limit, (B,) bool.
-      rewards: the smallest and the largest reward that was met, planning included.
-      late: mean reward of a step in about the last quarter of the time limit, (B,) float32.
-    """
-
-    returns: np.ndarray
-    lengths: np.ndarray
-    ended: np.ndarray
-    rewards: tuple[float, float]
-    late: np.ndarray | float = 0.0
-
-
-class Followed(NamedTuple):
-    """What was met on the way, (rows,) each; `watched` is what `watch` found at any step."""
-
-    returns: Any
-    lengths: Any
-    ended: Any
-    low: Any
-    high: Any
-    watched: Any
-
-
-def follow(
-    env: Env,
-    act: Callable[[jax.Array], jax.Array],
-    state: State,
-    alive: jax.Array,
-    steps: Any,
-    watch: Callable[[State, jax.Array], Any] = lambda state, alive: (),
-) -> tuple[State, jax.Array, Followed]:
-    """Steps a batch until its episodes are over, or for so many `steps`.
-
-    Args:
-      env: batched; an episode's `done` stays, as with `wrap_for_evaluation`.
-      act: the number of the step -> actions, (rows, ...).
-      state: (rows, ...) states.
-      alive: which episodes go on, (rows,) bool.
-      watch: the state after a step, and whose step it was -> booleans, (rows,) each.
-
-    Returns:
-      The states, which episodes still go on, and what was met.
-    """
-
-    def goes_on(carry: Any) -> jax.Array:
-        t, _, alive, _ = carry
-        return (t < steps) & jnp.any(alive)
-
-    def step(carry: Any) -> Any:
-        t, state, alive, seen = carry
-        state = strip_weak_types(env.step(state, act(t)))
-        over = alive & (state.done > 0)
-        cut_off = state.info.get("truncation", jnp.zeros_like(state.done)) > 0
-        reward = jnp.where(alive, state.reward, 0.0)
-        seen = Followed(
-            seen.returns + reward,
-            seen.lengths + alive,
-            seen.ended | over & ~cut_off,
-            jnp.where(alive, jnp.minimum(seen.low, reward), seen.low),
-            jnp.where(alive, jnp.maximum(seen.high, reward), seen.high),
-            jax.tree.map(jnp.logical_or, seen.watched, watch(state, alive)),
-        )
-        return t + 1, state, alive & ~over, seen
-
-    zero = jnp.zeros(alive.shape, jnp.float32)
-    nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(watch, state, alive))
-    seen = Followed(zero, zero.astype(jnp.int32), zero > 0, zero + jnp.inf, zero - jnp.inf, nothing)
-    return jax.lax.while_loop(goes_on, step, (jnp.int32(0), state, alive, seen))[1:]
-
-
 class Planner:
     """Plans in `env`, from the true state, which holds what no observation may show.
 
-    Random keys in the state are replaced while it searches: it does not know the random numbers
-    that will come. A plan is parameters of the policy's distribution, whose mode is the action, so
-    that continuous and discrete actions are searched in the same way.
+    What it must not know is replaced while it searches: random keys, so that it does not know the
+    random numbers that will come, and what observations have not shown yet (see `Unseen`). A plan
+    is parameters of the policy's distribution, whose mode is the action, so that continuous and
+    discrete actions are searched in the same way.
 
     Args:
       env: as `follow` takes it.
       space: its actions.
       num_plans: how many plans are compared at a time for each episode.
+      unseen: what it must not know of the state.
+      scenarios: with how many random numbers each plan is tried; all plans of an episode meet the
+        same ones.
+
+    Attributes:
+      needed: seconds that the last search which ran out of time would have taken, about.
     """
 
-    def __init__(self, env: Env, space: ActionSpace, num_plans: int = 256) -> None:
-        self._env, self._space, self._num_plans = env, space, num_plans
+    def __init__(
+        self,
+        env: Env,
+        space: ActionSpace,
+        num_plans: int = 256,
+        unseen: Unseen | None = None,
+        scenarios: int = 1,
+    ) -> None:
+        self.needed = 0.0
+        self._num_plans, self._unseen, self._scenarios = num_plans, unseen, scenarios
         self._keys: frozenset[str] | None = None
         distribution = space.distribution()
         self._width = distribution.param_size
@@ -133,10 +69,13 @@ class Planner:
         def follow_plans(
             state: State, alive: jax.Array, plans: jax.Array, hold: Any, steps: Any
         ) -> tuple[State, jax.Array, Followed]:
-            by_time = jnp.moveaxis(plans.reshape(-1, *plans.shape[2:]), 0, 1)
-            return follow(env, lambda t: distribution.mode(by_time[t // hold]), state, alive, steps)
+            rows = jnp.repeat(plans.reshape(-1, *plans.shape[2:]), scenarios, axis=0)
+            by_time = jnp.moveaxis(rows, 0, 1)
+            return follow(
+                env, lambda t, _: distribution.mode(by_time[t // hold]), state, alive, steps
+            )
 
-        self._follow = follow_plans
+        self._env, self._space, self._follow = env, space, follow_plans
 
     def run(
         self,
@@ -161,40 +100,53 @@ class Planner:
         Returns:
           None if the deadline passed before all episodes ended, or would pass in the first search.
         """
-        batch, count = start.done.shape[0], self._num_plans
-        rows = np.repeat(np.arange(batch), count)
+        batch, count, each = start.done.shape[0], self._num_plans, self._scenarios
+        began = time.monotonic()
+        if self._keys is None:
+            self._keys = random_keys(self._env.step, start, abstract(self._space, batch))
         # The rows of an episode are copies of one state, so that one program searches and acts.
-        state, alive = take_rows(start, rows, batch), jnp.ones(batch * count, bool)
+        state = take_rows(start, np.repeat(np.arange(batch), count * each), batch)
+        alive = jnp.ones(len(state.done), bool)
         mean = jnp.zeros((batch, DECISIONS, self._width))
         elites = jnp.zeros((batch, max(1, int(ELITES * count)), *mean.shape[1:]))
         hold = -(-horizon // DECISIONS)
         decisions = max(1, horizon // hold // 8)  # that are taken before the next search
-        late_from, met, taken = limit - max(1, limit // 4), [], []
-        if self._keys is None:
-            action = abstract(self._space, batch * count)
-            self._keys = random_keys(self._env.step, state, action)
+        begins = range(0, limit, decisions * hold)
+        # Steps of each search, and of what is then done.
+        work = [ITERATIONS * min(limit - t, horizon) + decisions * hold for t in begins]
+        met: list[Any] = []
+        taken: list[Followed] = []
         # Gives up where even the first search would take too long, as with MJX on a CPU.
-        plans = jnp.zeros((batch, count, *mean.shape[1:]))
-        for _ in range(2):  # the first time it is compiled
-            now = time.monotonic()
-            jax.block_until_ready(self._follow(state, alive, plans, hold, 1))
-        if now + ITERATIONS * min(limit, horizon) * (time.monotonic() - now) > deadline:
+        seconds = self._seconds_per_step(state, alive, mean)
+        if time.monotonic() + work[0] * seconds > deadline:
+            self.needed = sum(work) * seconds
             return None
-        for begin in range(0, limit, decisions * hold):
-            left = limit - begin
-            std = jnp.full(mean.shape, SPREAD)
-            for _ in range(ITERATIONS):
-                if time.monotonic() > deadline:
-                    return None
-                key, key_plans, key_state = jax.random.split(key, 3)
-                plans = _propose(key_plans, mean, std, elites, count)
-                tried = with_other_keys(state, key_state, self._keys)
-                *_, seen = self._follow(tried, alive, plans, hold, min(left, horizon))
-                mean, std, elites = _fit(mean, std, plans, getattr(seen, maximise), elites.shape[1])
-                met.append((jnp.min(seen.low), jnp.max(seen.high)))
+        if self._unseen:
+            self._unseen.begin()
+        for number, begin in enumerate(begins):
+            tried = self._search(
+                state,
+                alive,
+                mean,
+                elites,
+                key,
+                keys=self._keys,
+                hold=hold,
+                steps=min(limit - begin, horizon),
+                maximise=maximise,
+                deadline=deadline,
+            )
+            if tried is None:
+                self.needed = (time.monotonic() - began) * sum(work) / sum(work[: number + 1])
+                return None
+            key, mean, elites, new = tried
+            met += new
+            steps = min(limit - begin, decisions * hold)
             best = jnp.repeat(elites[:, :1], count, axis=1)
-            state, alive, seen = self._follow(state, alive, best, hold, min(left, decisions * hold))
-            taken.append(jax.tree.map(lambda x: np.asarray(x)[::count], seen))
+            state, alive, seen = self._follow(state, alive, best, hold, steps)
+            if self._unseen:
+                self._unseen.watch(elites[:, 0], hold, steps)
+            taken.append(jax.tree.map(lambda x: np.asarray(x)[:: count * each], seen))
             if not np.any(alive):
                 break
             # What is left of the plans, and nothing yet for as many decisions after that.
@@ -202,6 +154,7 @@ class Planner:
                 jnp.roll(x, -decisions, axis=-2).at[..., -decisions:, :].set(0.0)
                 for x in (mean, elites)
             )
+        late_from = limit - max(1, limit // 4)
         late = [x for i, x in enumerate(taken) if (i + 1) * decisions * hold > late_from]
         low, high = zip(*jax.device_get(met), strict=True)
         return Outcome(
@@ -212,6 +165,53 @@ class Planner:
             sum((x.returns for x in late), np.zeros(batch))
             / np.maximum(1, sum(x.lengths for x in late)),
         )
+
+    def _search(
+        self,
+        state: State,
+        alive: jax.Array,
+        mean: jax.Array,
+        elites: jax.Array,
+        key: jax.Array,
+        *,
+        keys: Collection[str],
+        hold: int,
+        steps: int,
+        maximise: str,
+        deadline: float,
+    ) -> tuple[jax.Array, jax.Array, jax.Array, list[Any]] | None:
+        """The next key, the mean of plans, the elites, and each round's extreme rewards.
+
+        None if the deadline passed.
+        """
+        std, met = jnp.full(mean.shape, SPREAD), []
+        for _ in range(ITERATIONS):
+            if time.monotonic() > deadline:
+                return None
+            key, key_plans, key_state = jax.random.split(key, 3)
+            plans = _propose(key_plans, mean, std, elites, self._num_plans)
+            scenario = np.arange(len(alive)) % self._scenarios
+            tried = with_other_keys(state, keys, key_state, scenario)
+            if self._unseen:
+                tried = self._unseen.replace(tried, key_state, scenario)
+            *_, seen = self._follow(tried, alive, plans, hold, steps)
+            value = getattr(seen, maximise).reshape(*plans.shape[:2], -1).mean(axis=2)
+            mean, std, elites = _fit(mean, std, plans, value, elites.shape[1])
+            met.append((jnp.min(seen.low), jnp.max(seen.high)))
+        return key, mean, elites, met
+
+    def _seconds_per_step(self, state: State, alive: jax.Array, mean: jax.Array) -> float:
+        """Of all rows together."""
+        plans = jnp.zeros((mean.shape[0], self._num_plans, *mean.shape[1:]))
+
+        def timed(steps: int) -> float:
+            now = time.monotonic()
+            jax.block_until_ready(self._follow(state, alive, plans, 1, steps))
+            return (time.monotonic() - now) / steps
+
+        timed(1)  # compiles
+        seconds = timed(1)
+        return seconds if seconds > 0.1 else timed(8)
 
 
 @functools.partial(jax.jit, static_argnums=4)
@@ -245,25 +245,7 @@ def _fit(
     mean: jax.Array, std: jax.Array, plans: jax.Array, value: jax.Array, count: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The mean and the standard deviation of the next plans, and the elites, the best first."""
-    value = jnp.where(jnp.isnan(value), -jnp.inf, value).reshape(plans.shape[:2])
+    value = jnp.where(jnp.isnan(value), -jnp.inf, value)
     elites = jax.vmap(lambda x, rows: x[rows])(plans, jax.lax.top_k(value, count)[1])
     mean = 0.1 * mean + 0.9 * elites.mean(axis=1)
     return mean, 0.1 * std + 0.9 * elites.std(axis=1), elites
-
-
-def take_rows(tree: Any, rows: Any, batch: int) -> Any:
-    """Rows of (batch, ...) leaves; leaves that the batch shares stay as they are."""
-    return jax.tree.map(lambda x: x[rows] if jnp.shape(x)[:1] == (batch,) else x, tree)
-
-
-def with_other_keys(state: Any, key: jax.Array, paths: Collection[str]) -> Any:
-    """`state` with other random keys at these paths."""
-    found = leaves(state)
-    for i, path in enumerate(sorted(paths)):
-        old, data = found[path], raw(found[path])
-        fresh = jax.random.bits(jax.random.fold_in(key, i), data.shape, data.dtype)
-        typed = is_typed_key(old)
-        found[path] = (
-            jax.random.wrap_key_data(fresh, impl=jax.random.key_impl(old)) if typed else fresh
-        )
-    return jax.tree.unflatten(jax.tree.structure(state), list(found.values()))
