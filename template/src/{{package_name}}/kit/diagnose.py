@@ -21,6 +21,7 @@ from rich.table import Table
 from . import fingerprint, rollout
 from .actions import ActionSpace, action_space_of
 from .check.tracing import Failure, is_key, leaves, part, trace
+from .display import number
 from .networks import PRIVILEGED
 from .planner import Outcome, Planner, follow, take_rows
 from .task import Task
@@ -317,7 +318,7 @@ def table(seen: Evidence) -> Table:
             lengths = x.lengths * seen.repeat
             numbers = (np.mean(x.returns), np.std(x.returns), np.mean(lengths), np.std(lengths))
             shown = f"constant: {seen.best_constant}" if name == "constant" else name
-            made.add_row(shown, *(f"{x:.2f}" for x in numbers), f"{np.mean(x.ended):.0%}")
+            made.add_row(shown, *map(number, numbers), f"{np.mean(x.ended):.0%}")
     return made
 
 
