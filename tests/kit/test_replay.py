@@ -292,9 +292,8 @@ def test_a_plant_is_found(
     state = jax.jit(task.make_ppo().init)(np.uint32(0))
     info = state.env_state.info
     case = jnp.full_like(info["case"], 1 + list(PLANTS).index(name))
-    runs.save_resume(
-        run, state.replace(env_state=state.env_state.replace(info={**info, "case": case}))
-    )
+    state = state.replace(env_state=state.env_state.replace(info={**info, "case": case}))
+    runs.save_resume(run, runs.Saved(state))
 
     finding = found(replay(run, task))
     assert (finding.leaf, finding.value) == (expected.leaf, expected.value)

@@ -20,11 +20,12 @@ import kit as kit_package
 import numpy as np
 import pytest
 from brax.envs.base import State
+from jax.experimental.compilation_cache import compilation_cache
 from kit import devices, runs
 from kit.errors import OutOfMemoryError, TrainingDivergedError, TrainingStopped, UsageError
 from kit.programs import Programs
 from kit.task import Task
-from kit.train import Options, train
+from kit.train import Options, train, use_compilation_cache
 from rich.console import Console
 from toys import Toy, toy_task
 
@@ -53,6 +54,12 @@ def _kill_what_was_started() -> Iterator[None]:
 
 
 STARTED: list["subprocess.Popen[str]"] = []
+CACHE_SETTINGS = (
+    "jax_compilation_cache_dir",
+    "jax_compilation_cache_max_size",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
+)
 
 
 # ---- several seeds ------------------------------------------------------------------------------
@@ -137,7 +144,7 @@ from pathlib import Path
 import jax
 from kit import runs
 from kit.programs import Programs
-from kit.train import Options, train
+from kit.train import Options, train, use_compilation_cache
 
 task = toy_task(num_seeds={seeds}, num_eval_envs=8)
 spread = {{}}
@@ -742,23 +749,22 @@ def test_a_compilation_cache_that_can_not_be_used_only_costs_time(
     assert "0 errors" in out
 
 
-CACHED = """
-import jax
-from pathlib import Path
-from kit import train
-
-train.CACHE_BYTES = 20_000
-train.use_compilation_cache()
-for n in range(20):
-    jax.jit(lambda x: x + n)(1.0)
-"""
-
-
-def test_the_compilation_cache_does_not_grow_without_bound(tmp_path: Path) -> None:
-    environ = {"XDG_CACHE_HOME": str(tmp_path)}
-    process = python(f"import os\ndel os.environ['JAX_COMPILATION_CACHE_DIR']{CACHED}", 1, environ)
-    _, err = process.communicate(timeout=120)
-    assert (process.returncode, err) == (0, "")
+def test_the_compilation_cache_does_not_grow_without_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {name: getattr(jax.config, name) for name in CACHE_SETTINGS}
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("kit.train.CACHE_BYTES", 20_000)
+    try:
+        use_compilation_cache()
+        compilation_cache.reset_cache()
+        for n in range(10):
+            jax.jit(lambda x, n=n: x + n)(1.0)
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
     kept = [path.stat().st_size for path in tmp_path.rglob("*-cache")]
     assert 10_000 < sum(kept) <= 20_000
 
