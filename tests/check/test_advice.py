@@ -769,7 +769,8 @@ def assert_trains(source: str, episode_length: int) -> None:
         num_updates_per_batch=1,
     )
     # Images would need an encoder.
-    vectors = ("state",) if isinstance(env.observation_size, dict) else None
+    size = env.observation_size
+    vectors = [k for k in size if k[:7] != "pixels/"] if isinstance(size, dict) else None
     factory = make_network_factory(
         action_space_of(env),
         policy_obs_keys=vectors,

@@ -16,7 +16,7 @@ TASKS = tasks_in(config)
 def report(request: pytest.FixtureRequest) -> Report:
     task = TASKS[request.param]
     return examine(
-        task.environment(),
+        task.environment,  # made there, so that a failure is a rule's
         episode_length=task.settings.episode_length,
         action_repeat=task.settings.action_repeat,
         network_factory=task.network_factory,

@@ -10,11 +10,16 @@ The environment of a second task of config.py has the task's name, as in `get_en
 import os
 
 from . import kit  # first, because it keeps what Brax imports from printing
+from .kit.errors import end_command_line
 
 try:
     from .env import Breakout
-except ImportError as error:
-    error.add_note("If you renamed the class in env.py, rename it in __init__.py and config.py.")
+except Exception as error:
+    if isinstance(error, ImportError):
+        error.add_note(
+            "If you renamed the class in env.py, rename it in __init__.py and config.py."
+        )
+    end_command_line(error, "breakout")
     raise
 from .kit.registry import register_tasks
 from .kit.rollout import Policy
