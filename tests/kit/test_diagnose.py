@@ -14,8 +14,9 @@ from faults import FAULTS, FORESIGHT, SOUND
 from kit import cli, runs
 from kit.actions import Discrete
 from kit.diagnose import diagnose
+from kit.evidence import Evidence
 from kit.experiments import reading_of
-from kit.findings import Evidence, findings, verdict
+from kit.findings import findings, verdict
 from kit.planner import Planner
 from kit.rollout import random_policy
 from kit.trials import Outcome, with_other_keys

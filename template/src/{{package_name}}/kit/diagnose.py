@@ -6,9 +6,10 @@ Random actions, constant actions, a planner and the policy play episodes from th
 follows from that is in findings.py.
 """
 
+import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,11 +17,11 @@ import jax
 import numpy as np
 from brax.envs.base import Env, State
 
-from .actions import action_space_of
+from .actions import ActionSpace, action_space_of
 from .check.stages import abstract
 from .check.tracing import leaves, random_keys
+from .evidence import Evidence
 from .experiments import Tried, WithoutObs, play, reading_of, try_actions
-from .findings import Evidence
 from .foresight import Unseen, WithoutTables, names
 from .planner import Planner
 from .rollout import Policy, strip_weak_types
@@ -60,14 +61,12 @@ def diagnose(
     # The planner is also tried with more time, where no wrapper of the user's is in the way.
     length = 5 * settings.episode_length if is_own else settings.episode_length
 
-    def wrap(environment: Env) -> Env:
-        return (task.wrap_env_fn or wrap_for_evaluation)(
-            environment,
-            episode_length=length,
-            action_repeat=settings.action_repeat,
-            randomization_fn=None,
-        )
-
+    wrap = functools.partial(
+        task.wrap_env_fn or wrap_for_evaluation,
+        episode_length=length,
+        action_repeat=settings.action_repeat,
+        randomization_fn=None,
+    )
     key_start, key = jax.random.split(jax.random.PRNGKey(seed))  # as `rollout.evaluate` does
     key_try, key_plan = jax.random.split(key)
 
@@ -85,16 +84,14 @@ def diagnose(
     for name, how in (("trained", policy), ("sampled", sampled)):
         if how is not None:
             played[name] = play(env, how, start, limit, key)
-    later = {x.part.leaf for x in tried.exchanges if x.shown} & reads.constant
     late = {x.part.leaf for x in tried.exchanges if x.late}
     # What observations would have shown after the end is not hidden.
     hidden = [x.part for x in tried.exchanges if x.decides and not x.shown]
     knows: list[str] = []
     if reads.tables:
         without = wrap(WithoutTables(environment))
-        emptied = try_actions(without, space, reset(without), limit, key_try, keys)
-        if only_in_tables(tried, emptied):
-            knows += names(environment, reads.tables)
+        if only_in_tables(tried, try_actions(without, space, start, limit, key_try, keys)):
+            knows = names(environment, reads.tables)
     seen = Evidence(
         limit=settings.episode_length,
         repeat=settings.action_repeat,
@@ -106,24 +103,35 @@ def diagnose(
         knows=knows,
     )
 
-    unseen = Unseen(env, space, start, sorted(later), key_try) if later or late else None
     late -= reads.constant
-    if unseen and unseen.shows_all and not late:
-        unseen = None
+    shown = {x.part.leaf for x in tried.exchanges if x.shown} & reads.constant
+    unseen = Unseen(env, space, start, sorted(shown), key_try) if shown or late else None
+    unseen = None if unseen and unseen.shows_all and not late else unseen
     if is_own and not reads.obs_is_read and not unseen:
         env = wrap(WithoutObs(environment))
         start = reset(env)
-    size = sum(x.nbytes for path, x in leaves(start).items() if path not in keys)
-    plans, scenarios = min(256, max(16, BYTES // size)), 1
     is_random = bool(keys) or unseen is not None
-    if is_random:
-        plans, scenarios = max(16, plans // SCENARIOS), SCENARIOS
-    planner = Planner(env, space, plans, unseen, scenarios)
-    plan = Plans(planner, start, key_plan, began, 60 * minutes, is_random)
-    seen = plan.add_to(seen, is_own)
+    scenarios = SCENARIOS if is_random else 1
+    planner = make_planner(env, space, start, keys, unseen, scenarios)
+    plans = Plans(planner, start, key_plan, began, 60 * minutes, is_random)
+    seen = plans.add_to(seen, is_own)
     if unseen and not unseen.was_told:
         seen = replace(seen, knows=[*knows, *sorted(late)])
     return replace(seen, seconds=time.monotonic() - began)
+
+
+def make_planner(
+    env: Env,
+    space: ActionSpace,
+    start: State,
+    keys: Collection[str],
+    unseen: Unseen | None,
+    scenarios: int,
+) -> Planner:
+    """A planner that compares as many plans as memory allows."""
+    size = sum(x.nbytes for path, x in leaves(start).items() if path not in keys)
+    plans = min(256, max(16, BYTES // size))
+    return Planner(env, space, max(16, plans // scenarios), unseen, scenarios)
 
 
 def only_in_tables(tried: Tried, emptied: Tried) -> bool:

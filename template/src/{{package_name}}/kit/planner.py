@@ -154,17 +154,8 @@ class Planner:
                 jnp.roll(x, -decisions, axis=-2).at[..., -decisions:, :].set(0.0)
                 for x in (mean, elites)
             )
-        late_from = limit - max(1, limit // 4)
-        late = [x for i, x in enumerate(taken) if (i + 1) * decisions * hold > late_from]
-        low, high = zip(*jax.device_get(met), strict=True)
-        return Outcome(
-            np.sum([x.returns for x in taken], axis=0),
-            np.sum([x.lengths for x in taken], axis=0),
-            np.any([x.ended for x in taken], axis=0),
-            (float(min(low)), float(max(high))),
-            sum((x.returns for x in late), np.zeros(batch))
-            / np.maximum(1, sum(x.lengths for x in late)),
-        )
+        first = (limit - max(1, limit // 4)) // (decisions * hold)  # of the limit's last quarter
+        return _outcome(taken, first, jax.device_get(met))
 
     def _search(
         self,
@@ -212,6 +203,20 @@ class Planner:
         timed(1)  # compiles
         seconds = timed(1)
         return seconds if seconds > 0.1 else timed(8)
+
+
+def _outcome(taken: list[Followed], first: int, met: list[Any]) -> Outcome:
+    """Of what followed each search; those from number `first` on are late."""
+    low, high = zip(*met, strict=True)
+    late = taken[first:]
+    return Outcome(
+        np.sum([x.returns for x in taken], axis=0),
+        np.sum([x.lengths for x in taken], axis=0),
+        np.any([x.ended for x in taken], axis=0),
+        (float(min(low)), float(max(high))),
+        sum((x.returns for x in late), np.zeros(len(taken[0].returns)))
+        / np.maximum(1, sum(x.lengths for x in late)),
+    )
 
 
 @functools.partial(jax.jit, static_argnums=4)
