@@ -100,7 +100,6 @@ def settings_for_brax(settings) -> dict:
     """Our settings as `ppo.train` takes them; its learning rate is constant."""
     given = dataclasses.asdict(settings)
     for name in (
-        "statistics_before_loss",
         "init_value_from_rollouts",
         "learning_rate_schedule",
         "normalize_advantage_decay",

@@ -52,8 +52,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "entropy cost 0.05": {"entropy_cost": 5e-2},
     "value starts at 0": {"init_value_from_rollouts": False},
     "value starts at 0, advantages as Brax does": {"init_value_from_rollouts": False, **BRAX},
-    "statistics_before_loss": {"statistics_before_loss": True},
-    "bootstrap_on_timeout": {"bootstrap_on_timeout": True},
+    "no bootstrap_on_timeout": {"bootstrap_on_timeout": False},
+    "rewards as they are": {"normalize_rewards": False},
     "without normalisation": {"normalize_observations": False},
     "without normalisation, value starts at 0": {
         "normalize_observations": False,

@@ -7,8 +7,8 @@ The loss, the acting and the running statistics are Brax's (`brax.training.agent
 here are `init`, `update`, `epoch` and `evaluate`, to be jitted, or vmapped over seeds and over
 `HyperParameters`. Keys are split as in `ppo.train`, so that both give the same parameters from the
 same seed with `normalize_rewards=False`, `normalize_advantage_decay=0`,
-`init_value_from_rollouts=False`, `bootstrap_on_timeout=False`, and either `adaptive_kl`, or a
-constant learning rate and `statistics_before_loss`.
+`init_value_from_rollouts=False`, `bootstrap_on_timeout=False`, and the learning rate constant or
+`adaptive_kl`.
 
 PPO: Schulman et al. 2017, arXiv:1707.06347. Advantages: Schulman et al. 2016, arXiv:1506.02438.
 """
@@ -111,8 +111,6 @@ class PPOConfig:
     """Normalise observations by running statistics; images are left as they are."""
     normalize_observations_std_eps: float = 0.0
     """Added to the variance when observations are normalised."""
-    statistics_before_loss: bool = False
-    """Update the running statistics before the loss, as Brax does, rather than after it."""
 
     num_evals: int = 10
     """Evaluations in a run, including the one before training."""
@@ -669,9 +667,9 @@ def make_ppo(
             rate = state.hyperparameters.learning_rate
             rate *= linear_schedule(state.updates, config.num_updates)
             state = state.replace(learning_rate=jnp.float32(rate))
-        # With other statistics than the policy acted with, the probability ratios of the first
-        # updates mean nothing.
-        loss_uses = statistics if config.statistics_before_loss else acted_with
+        # As in Brax: the KL divergence should measure the policy's change, not that of statistics.
+        follows_kl = config.learning_rate_schedule == "adaptive_kl"
+        loss_uses = acted_with if follows_kl else statistics
         state, metrics = learn(state, loss_uses, data, scaling, key_sgd)
         state = state.replace(
             normalizer_params=statistics,
