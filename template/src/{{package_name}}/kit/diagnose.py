@@ -125,8 +125,9 @@ def make_planner(
     keys = random_keys(start)
     size = sum(x.nbytes for path, x in leaves(start).items() if path not in keys)
     plans = min(256, max(16, BYTES // size))
-    scenarios = SCENARIOS if is_random else 1
-    return Planner(env, space, max(16, plans // scenarios), unseen, scenarios)
+    if is_random:
+        return Planner(env, space, max(16, 2 * plans // SCENARIOS), unseen, SCENARIOS)
+    return Planner(env, space, plans, unseen)
 
 
 def only_in_tables(tried: Tried, emptied: Tried) -> bool:
