@@ -111,8 +111,7 @@ def diagnose(
         env = wrap(WithoutObs(environment))
         start = reset(env)
     is_random = bool(keys) or unseen is not None
-    scenarios = SCENARIOS if is_random else 1
-    planner = make_planner(env, space, start, keys, unseen, scenarios)
+    planner = make_planner(env, space, start, keys, unseen, is_random)
     plans = Plans(planner, start, key_plan, began, 60 * minutes, is_random)
     seen = plans.add_to(seen, is_own)
     if unseen and not unseen.was_told:
@@ -126,12 +125,14 @@ def make_planner(
     start: State,
     keys: Collection[str],
     unseen: Unseen | None,
-    scenarios: int,
+    is_random: bool,
 ) -> Planner:
     """A planner that compares as many plans as memory allows."""
     size = sum(x.nbytes for path, x in leaves(start).items() if path not in keys)
     plans = min(256, max(16, BYTES // size))
-    return Planner(env, space, max(16, plans // scenarios), unseen, scenarios)
+    if is_random:
+        return Planner(env, space, max(16, 2 * plans // SCENARIOS), unseen, SCENARIOS)
+    return Planner(env, space, plans, unseen)
 
 
 def only_in_tables(tried: Tried, emptied: Tried) -> bool:

@@ -144,8 +144,8 @@ class Unseen:
         obs = _flat(jax.tree.leaves(observed(self._state.obs)), len(self._partner))
         own, others = obs[: self._batch], obs[self._batch * (1 + self._units) :]
         others = others.reshape(self._batch, self._count, -1)
-        scale = np.std(others, axis=(0, 1)) + 1e-9
-        far = np.sum(((others - own[:, None]) / scale) ** 2, axis=-1) + 1e9 * self._unlike
+        apart = _uncorrelated(others - own[:, None], others)
+        far = np.sum(apart**2, axis=-1) + 1e9 * self._unlike
         self._chosen = jnp.asarray(np.argsort(np.nan_to_num(far, nan=np.inf), axis=1))
         self._is_told = jnp.asarray(is_told)
         self._choices = jnp.asarray(np.where(is_told, alike, min(NEAREST, self._count)))
@@ -165,6 +165,20 @@ class Unseen:
     def _exchange(self, state: State, donor: Any, take: Any) -> State:
         """`state` with the units `take`, (rows, units) bool, of other starts, `donor` (rows,)."""
         return _exchange(state, self._parts, jnp.asarray(donor), take, self._unit, self._paths)
+
+
+def _uncorrelated(x: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """(..., n) as what is uncorrelated in `like`, so that small differences count too.
+
+    Those of two prices in a row, for example. Images are only scaled.
+    """
+    like = like.reshape(-1, like.shape[-1])
+    scale = np.std(like, axis=0) + 1e-9
+    if like.shape[1] > 64:
+        return x / scale
+    values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(like / scale, rowvar=False)))
+    kept = values > 1e-6
+    return x / scale @ vectors[:, kept] / np.sqrt(values[kept])
 
 
 def _unlike(values: np.ndarray, others: np.ndarray, unit: np.ndarray) -> np.ndarray:

@@ -27,6 +27,7 @@ from .trials import DECISIONS, Followed, Outcome, follow, take_rows, with_other_
 
 ITERATIONS = 10  # of a search
 ELITES = 1 / 20  # share of the plans
+ELITES_OF_CHANCE = 1 / 8  # where returns are partly luck
 SPREAD = 1.0  # standard deviation of the noise when a search begins
 CORRELATION = 0.8  # of the noise of two decisions that follow each other, in every other plan
 
@@ -108,7 +109,8 @@ class Planner:
         state = take_rows(start, np.repeat(np.arange(batch), count * each), batch)
         alive = jnp.ones(len(state.done), bool)
         mean = jnp.zeros((batch, DECISIONS, self._width))
-        elites = jnp.zeros((batch, max(1, int(ELITES * count)), *mean.shape[1:]))
+        share = ELITES if each == 1 else ELITES_OF_CHANCE
+        elites = jnp.zeros((batch, max(1, int(share * count)), *mean.shape[1:]))
         hold = -(-horizon // DECISIONS)
         decisions = max(1, horizon // hold // 8)  # that are taken before the next search
         begins = range(0, limit, decisions * hold)
@@ -142,10 +144,12 @@ class Planner:
             key, mean, elites, new = tried
             met += new
             steps = min(limit - begin, decisions * hold)
-            best = jnp.repeat(elites[:, :1], count, axis=1)
-            state, alive, seen = self._follow(state, alive, best, hold, steps)
+            # The best one of the last search may have been lucky.
+            best = elites[:, 0] if each == 1 else mean
+            rows = jnp.repeat(best[:, None], count, axis=1)
+            state, alive, seen = self._follow(state, alive, rows, hold, steps)
             if self._unseen:
-                self._unseen.watch(elites[:, 0], hold, steps)
+                self._unseen.watch(best, hold, steps)
             taken.append(jax.tree.map(lambda x: np.asarray(x)[:: count * each], seen))
             if not np.any(alive):
                 break
