@@ -244,7 +244,7 @@ def test_check_names_the_space_to_use(capsys: pytest.CaptureFixture[str]) -> Non
     class Foreign(Toy):
         def __init__(self) -> None:
             super().__init__()
-            self.action_space = gymnasium.spaces.Box(-1, 1, (2,))
+            self.action_space: Any = gymnasium.spaces.Box(-1, 1, (2,))
 
         action_size = 2  # type: ignore[assignment]
 
@@ -266,7 +266,7 @@ def test_all_tasks_are_checked_and_those_that_are_alike_once(
     made: list[int] = []
 
     class Counted(Toy):
-        backend = 3  # an error, so that no episodes are run
+        backend: Any = 3  # an error, so that no episodes are run
 
         def __init__(self) -> None:
             super().__init__()

@@ -30,7 +30,10 @@ OURS_ALONE = {
 }
 
 
-ONE_STEP = {"num_updates_per_batch": 1, "num_minibatches": 1}  # of gradient descent in an update
+ONE_STEP: dict[str, Any] = {
+    "num_updates_per_batch": 1,
+    "num_minibatches": 1,
+}  # of gradient descent in an update
 
 
 @pytest.mark.parametrize(
