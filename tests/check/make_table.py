@@ -14,10 +14,13 @@ from typing import Any
 
 import conftest  # noqa: F401  the path to `kit`
 import jax
+import jax.numpy as jnp
 import numpy as np
+from bases import Sensed
 from brax.envs.base import Env
 from brax.training.agents.ppo import train as ppo
 from defects import DEFECTS
+from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from kit.actions import Continuous, Discrete
 from kit.check import RULES, check_env
@@ -37,6 +40,17 @@ def give_back_device_put_replicated() -> None:
         jax.device_put_replicated = device_put_replicated  # type: ignore
 
 
+class Everything(nn.Module):
+    """Encodes a dict observation: all of its entries, one after the other."""
+
+    def __call__(self, observation: Any, normalized: Any) -> jax.Array:
+        entries = [
+            x.reshape(*x.shape[:-3], -1) if name.startswith("pixels/") else normalized[name]
+            for name, x in observation.items()
+        ]
+        return jnp.concatenate(entries, axis=-1)
+
+
 def what_ppo_says(env: Env, *, discrete: bool) -> str:
     """The last line of the error, or that there is none."""
     try:
@@ -54,6 +68,7 @@ def what_ppo_says(env: Env, *, discrete: bool) -> str:
                 num_eval_envs=4,
                 network_factory=make_network_factory(
                     (Discrete if discrete else Continuous)(env.action_size),
+                    encoder=Everything() if isinstance(env, Sensed) else None,
                     policy_hidden_layer_sizes=(8,),
                     value_hidden_layer_sizes=(8,),
                 ),
