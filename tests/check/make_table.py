@@ -10,16 +10,32 @@ row of the defect yet. With `--all` it is run for each, which takes about half a
 import contextlib
 import io
 import sys
+from typing import Any
 
 import conftest  # noqa: F401  the path to `kit`
+import jax
+import jax.numpy as jnp
+from bases import Sensed
 from brax.envs.base import Env
 from brax.training.agents.ppo import train as ppo
 from defects import DEFECTS
+from flax import linen as nn
 from kit.actions import Continuous, Discrete
 from kit.brax_trainers import enable_brax_trainers
 from kit.check import RULES, check_env
 from kit.networks import make_network_factory
 from table import PAGE, cell, key_of, rows, what_check_says
+
+
+class Everything(nn.Module):
+    """Encodes a dict observation: all of its entries, one after the other."""
+
+    def __call__(self, observation: Any, normalized: Any) -> jax.Array:
+        entries = [
+            x.reshape(*x.shape[:-3], -1) if name.startswith("pixels/") else normalized[name]
+            for name, x in observation.items()
+        ]
+        return jnp.concatenate(entries, axis=-1)
 
 
 def what_ppo_says(env: Env, *, discrete: bool) -> str:
@@ -39,6 +55,7 @@ def what_ppo_says(env: Env, *, discrete: bool) -> str:
                 num_eval_envs=4,
                 network_factory=make_network_factory(
                     (Discrete if discrete else Continuous)(env.action_size),
+                    encoder=Everything() if isinstance(env, Sensed) else None,
                     policy_hidden_layer_sizes=(8,),
                     value_hidden_layer_sizes=(8,),
                 ),
