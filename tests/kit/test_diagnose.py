@@ -203,7 +203,7 @@ def test_a_constant_action_is_compared_where_the_planner_gives_up() -> None:
 def test_a_hidden_goal_that_the_policy_knows_is_no_finding() -> None:
     """It remembers what the first observation showed."""
     others = {"random": (0.2, 0.1), "constant": (0.3, 0.2), "planner": (0.8, 0.8)}
-    cue = {"hidden": ["pipeline_state.cue"]}
+    cue: Any = {"hidden": ["pipeline_state.cue"]}
     assert findings(dataclasses.replace(evidence(**others, trained=(0.8, 0.8)), **cue)) == {}
     found = findings(dataclasses.replace(evidence(**others, trained=(0.2, 0.2)), **cue))
     assert list(found) == ["goal_is_hidden"]
