@@ -45,8 +45,8 @@ class Planner:
       space: its actions.
       num_plans: how many plans are compared at a time for each episode.
       unseen: what it must not know of the state.
-      scenarios: with how many random numbers each plan is tried; all plans of an episode meet the
-        same ones.
+      scenarios: with how many random numbers each plan is tried; those of other plans are others,
+        so that not all of them are lucky in the same way.
 
     Attributes:
       needed: seconds that the last search which ran out of time would have taken, about.
@@ -185,7 +185,7 @@ class Planner:
                 return None
             key, key_plans, key_state = jax.random.split(key, 3)
             plans = _propose(key_plans, mean, std, elites, self._num_plans)
-            scenario = np.arange(len(alive)) % self._scenarios
+            scenario = np.arange(len(alive)) % (self._num_plans * self._scenarios)
             tried = with_other_keys(state, keys, key_state, scenario)
             if self._unseen:
                 tried = self._unseen.replace(tried, key_state, scenario)
