@@ -243,8 +243,10 @@ def _where_sampled_actions_are_better(settings: PPOConfig, rows: Sequence[Row]) 
     evaluations: dict[float, list[Row]] = {}
     for row in _evaluations(rows):
         evaluations.setdefault(row["steps"], []).append(row)
-    names = ("eval/episode_reward", "training/episode_reward")
-    names += ("eval/episode_reward_std", "eval/avg_episode_length")
+    names = [
+        *("eval/episode_reward", "training/episode_reward"),
+        *("eval/episode_reward_std", "eval/avg_episode_length"),
+    ]
     found: list[bool] = []
     returns: list[float] = []
     before = 0.0

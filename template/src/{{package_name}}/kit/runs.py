@@ -33,7 +33,7 @@ from brax.training.agents.ppo.networks import make_inference_fn
 from . import files, fingerprint, pytrees
 from .errors import UsageError
 from .files import quoted
-from .ppo import PPO, PPOConfig, Totals, TrainingState, policy_params
+from .ppo import PPO, PPOConfig, TrainingState, policy_params
 from .rollout import Policy
 from .task import Task, choose
 
@@ -304,13 +304,13 @@ class Saved(flax.struct.PyTreeNode):
 
     Attributes:
       state: the whole state.
-      totals: the sums of its updates since the last evaluation.
+      totals: `Totals` of its updates since the last evaluation.
       seconds: () float64, how long these took.
     """
 
     state: TrainingState
-    totals: Totals | None = None
-    seconds: np.ndarray | None = None
+    totals: Any = None
+    seconds: Any = None
 
 
 def save_resume(run: Path, saved: Saved) -> None:
