@@ -303,7 +303,7 @@ class Saved(flax.struct.PyTreeNode):
 
     Attributes:
       state: the whole state.
-      totals: the sums of its updates since the last evaluation.
+      totals: `Totals` of its updates since the last evaluation.
       seconds: () float64, how long these took.
     """
 
