@@ -218,6 +218,10 @@ def test_an_env_py_that_can_t_be_imported(tmp_path: Path, code: str, says: str) 
         (gymnasium.spaces.Tuple([gymnasium.spaces.Discrete(2)]), "several actions at once"),
         ({"agent_0": Discrete(3)}, "a dict is not supported, nor are several agents"),
         (gymnasium.spaces.Dict(a=gymnasium.spaces.Discrete(2)), "a dict is not supported"),
+        (
+            gymnax.make("CartPole-v1")[0].action_space,
+            "body of the class, no property and no method",
+        ),
         (4, r"use Continuous\(n\), Discrete\(n\) or MultiDiscrete\(\(n, m\)\)"),
         (Discrete, r"it has to be one of Continuous\(n\)"),
     ],
@@ -244,7 +248,7 @@ def test_check_names_the_space_to_use(capsys: pytest.CaptureFixture[str]) -> Non
     class Foreign(Toy):
         def __init__(self) -> None:
             super().__init__()
-            self.action_space = gymnasium.spaces.Box(-1, 1, (2,))
+            self.action_space: Any = gymnasium.spaces.Box(-1, 1, (2,))
 
         action_size = 2  # type: ignore[assignment]
 
@@ -266,7 +270,7 @@ def test_all_tasks_are_checked_and_those_that_are_alike_once(
     made: list[int] = []
 
     class Counted(Toy):
-        backend = 3  # an error, so that no episodes are run
+        backend: Any = 3  # an error, so that no episodes are run
 
         def __init__(self) -> None:
             super().__init__()
