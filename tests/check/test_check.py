@@ -138,7 +138,7 @@ def test_exceptions_carry_the_users_own_line() -> None:
     (violation,) = check_env(edited(Pole, step=step)())
     assert violation.rule == "step-runs"
     assert violation.actual.startswith(f"test_check.py:{line} raises ConcretizationTypeError")
-    assert violation.fix.startswith("x.astype(jnp.float32)")
+    assert violation.fix.startswith("jnp.float32(x)")
 
 
 def test_where_no_line_is_at_fault_the_class_is_named() -> None:

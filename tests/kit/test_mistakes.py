@@ -218,6 +218,10 @@ def test_an_env_py_that_can_t_be_imported(tmp_path: Path, code: str, says: str) 
         (gymnasium.spaces.Tuple([gymnasium.spaces.Discrete(2)]), "several actions at once"),
         ({"agent_0": Discrete(3)}, "a dict is not supported, nor are several agents"),
         (gymnasium.spaces.Dict(a=gymnasium.spaces.Discrete(2)), "a dict is not supported"),
+        (
+            gymnax.make("CartPole-v1")[0].action_space,
+            "body of the class, no property and no method",
+        ),
         (4, r"use Continuous\(n\), Discrete\(n\) or MultiDiscrete\(\(n, m\)\)"),
         (Discrete, r"it has to be one of Continuous\(n\)"),
     ],

@@ -13,6 +13,7 @@ Each space is one class with the same members:
 """
 
 import functools
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -154,8 +155,8 @@ def known_space(space: Any) -> ActionSpace:
 def _instead_of(space: Any) -> str:
     """The action space here that is closest to one of another package, as code or a sentence."""
     kind, three = type(space).__name__, "Continuous(n), Discrete(n) or MultiDiscrete((n, m))"
-    if isinstance(space, property | functools.cached_property):
-        return "write action_space = ... in the body of the class, without a property"
+    if isinstance(space, property | functools.cached_property) or inspect.isroutine(space):
+        return "write action_space = ... in the body of the class, no property and no method"
     if isinstance(space, type):
         return f"it has to be one of {three}"
     if kind == "Discrete":
