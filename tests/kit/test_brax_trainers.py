@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from brax.training.agents.apg import train as apg
 from brax.training.agents.ppo import train as ppo
 from brax.training.agents.sac import train as sac
 from kit.brax_trainers import enable_brax_trainers
@@ -54,6 +55,22 @@ def test_sac_trains() -> None:
         wrap_env_fn=wrap_for_training,
     )[2]
     assert np.isfinite(metrics["training/critic_loss"])
+
+
+def test_apg_trains() -> None:
+    """It differentiates through the rollouts, auto-reset included: episodes of 3, rollouts of 4."""
+    enable_brax_trainers()
+    metrics = apg.train(
+        Toy(),
+        episode_length=3,
+        policy_updates=2,
+        horizon_length=4,
+        num_envs=4,
+        num_evals=2,
+        num_eval_envs=4,
+        wrap_env_fn=wrap_for_training,
+    )[2]
+    assert metrics["training/grad_norm"] > 0
 
 
 def test_what_jax_has_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
