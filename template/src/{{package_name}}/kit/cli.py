@@ -236,7 +236,7 @@ def _run(program: str, config: str | ModuleType, args: Sequence[str]) -> None:
     except Exception as error:
         if os.environ.get("JAX_TRACEBACK_FILTERING") == "off":
             raise
-        _blame(error, program, tasks or {}, command)
+        _blame(error, commands.again(program), tasks or {}, command)
         raise
 
 
