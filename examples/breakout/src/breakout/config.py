@@ -22,7 +22,6 @@ task = Task(
         entropy_cost=1e-2,
         discounting=0.99,
         clipping_epsilon=0.2,
-        reward_scaling=1.0,
     ),
     network_factory=make_network_factory(Breakout.action_space, encoder=BoardEncoder()),
 )

@@ -15,7 +15,6 @@ task = Task(
     settings=PPOConfig(
         episode_length=100,
         num_timesteps=400_000,
-        reward_scaling=1.0,  # an episode has a single reward of 1
     ),
     network_factory=make_network_factory(FrozenLake.action_space),
 )
