@@ -42,7 +42,6 @@ SMALL_BATCHES = PPOConfig(
     reward_scaling=1.0,
     clipping_epsilon=0.2,
     max_grad_norm=0.5,
-    normalize_advantage_decay=0.0,
     init_value_from_rollouts=False,
 )
 INPUTS: dict[str, Callable[[Any, Any], jax.Array]] = {

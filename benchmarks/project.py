@@ -102,7 +102,6 @@ def settings_for_brax(settings) -> dict:
     for name in (
         "init_value_from_rollouts",
         "learning_rate_schedule",
-        "normalize_advantage_decay",
         "normalize_rewards",
     ):
         del given[name]

@@ -37,7 +37,6 @@ SHARED = {
     "learning_rate": 1e-3,
     "learning_rate_schedule": "constant",
     "init_value_from_rollouts": False,
-    "normalize_advantage_decay": 0.0,
 }
 SETTINGS = {
     "cartpole": SHARED

@@ -24,7 +24,6 @@ MEASURED = {
     "discounting": 0.95,
     "entropy_cost": 1e-2,
     "init_value_from_rollouts": False,
-    "normalize_advantage_decay": 0.0,
 }
 
 pendulum = Task(

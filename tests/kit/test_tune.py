@@ -196,18 +196,6 @@ def test_each_structure_is_tried_and_then_the_best_three_take_turns(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("fake")
-def test_the_decay_is_searched_where_advantages_are_normalised(tmp_path: Path) -> None:
-    found, _ = search(tmp_path / "normalised")
-    assert 0 <= found.settings["normalize_advantage_decay"] <= 0.99
-    task = dataclasses.replace(
-        TASK, settings=dataclasses.replace(TASK.settings, normalize_advantage=False)
-    )
-    found, text = search(tmp_path / "not", task=task)
-    assert "normalize_advantage_decay" not in text
-    assert set(NUMBERS) - set(found.settings) == {"normalize_advantage_decay"}
-
-
-@pytest.mark.usefixtures("fake")
 def test_a_second_call_goes_on(tmp_path: Path) -> None:
     first, _ = search(tmp_path / "it")
     before = len(candidates(tmp_path / "it"))

@@ -40,10 +40,9 @@ RANGES = {
     "discounting": (1e-3, 1e-1),
     "gae_lambda": (1e-2, 2e-1),
     "clipping_epsilon": (0.1, 0.4),
-    "normalize_advantage_decay": (1e-2, 1.0),
     "reward_scaling": (1e-2, 1e1),
 }
-FROM_1 = ("discounting", "gae_lambda", "normalize_advantage_decay")
+FROM_1 = ("discounting", "gae_lambda")
 
 
 class Structure(NamedTuple):

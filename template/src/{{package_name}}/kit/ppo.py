@@ -6,9 +6,8 @@ The loss, the acting and the running statistics are Brax's (`brax.training.agent
 `ppo.train` is one long function that can't be resumed and calls what newer versions of JAX lack;
 here are `init`, `update`, `epoch` and `evaluate`, to be jitted, or vmapped over seeds and over
 `HyperParameters`. Keys are split as in `ppo.train`, so that both give the same parameters from the
-same seed with `normalize_rewards=False`, `normalize_advantage_decay=0`,
-`init_value_from_rollouts=False`, `bootstrap_on_timeout=False`, and the learning rate constant or
-`adaptive_kl`.
+same seed with `normalize_rewards=False`, `init_value_from_rollouts=False`,
+`bootstrap_on_timeout=False`, and the learning rate constant or `adaptive_kl`.
 
 PPO: Schulman et al. 2017, arXiv:1707.06347. Advantages: Schulman et al. 2016, arXiv:1506.02438.
 """
@@ -92,8 +91,6 @@ class PPOConfig:
     """Clipping range of the value estimate; `None` does not clip."""
     normalize_advantage: bool = True
     """Normalise the advantages of each minibatch."""
-    normalize_advantage_decay: float = 0.9
-    """How much of the largest size of earlier advantages remains after an update; 0 is Brax's."""
     normalize_rewards: bool = True
     """Divide rewards in the loss by the root mean square TD error of a constant value."""
     reward_scaling: float = 0.1
@@ -188,7 +185,7 @@ class PPOConfig:
 LARGEST = 1_000_000
 RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(
-        ("discounting", "gae_lambda", "normalize_advantage_decay"),
+        ("discounting", "gae_lambda"),
         (lambda x: 0 <= x <= 1, "from 0 to 1"),
     ),
     **dict.fromkeys(
@@ -222,7 +219,6 @@ class HyperParameters(flax.struct.PyTreeNode):
     discounting: jax.Array
     gae_lambda: jax.Array
     clipping_epsilon: jax.Array
-    normalize_advantage_decay: jax.Array
     reward_scaling: jax.Array
 
     @classmethod
@@ -265,8 +261,6 @@ class TrainingState(flax.struct.PyTreeNode):
       learning_rate: () float32, of the last update.
       hyperparameters: the numeric settings; a run that was resumed to another length may have
         another learning rate.
-      value_error: () float32, the largest root of the value loss so far, where each update counts
-        `normalize_advantage_decay` times as much as the next one.
       normalizer_params: running statistics of the observations.
       reward_scale: what rewards are divided by.
       env_state: the environments, batched by num_envs.
@@ -280,7 +274,6 @@ class TrainingState(flax.struct.PyTreeNode):
     optimizer_state: optax.OptState
     learning_rate: jax.Array
     hyperparameters: HyperParameters
-    value_error: jax.Array
     normalizer_params: running_statistics.RunningStatisticsState
     reward_scale: RewardScale
     env_state: State
@@ -455,29 +448,14 @@ def make_ppo(
     optimizer = optax.scale_by_adam()
     if config.max_grad_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optimizer)
-    brax_loss = functools.partial(
+    loss = functools.partial(
         losses.compute_ppo_loss,
         ppo_network=networks,
         clipping_epsilon_value=config.clipping_epsilon_value,
         normalize_advantage=config.normalize_advantage,
         vf_coefficient=config.vf_loss_coefficient,
     )
-
-    @functools.partial(jax.value_and_grad, has_aux=True)
-    def loss_and_grad(
-        params: losses.PPONetworkParams, value_error: jax.Array, *args: Any, **factors: Any
-    ) -> tuple[jax.Array, Metrics]:
-        """Brax's loss, but advantages that have shrunk are not normalised to their earlier size.
-
-        Once a task is solved they are noise. The policy loss is proportional to them, and their
-        size to the value's error.
-        """
-        total, metrics = brax_loss(params, *args, **factors)
-        if config.normalize_advantage:
-            now = jnp.sqrt(jax.lax.stop_gradient(metrics["v_loss"]))
-            share = jnp.where(now < value_error, now / value_error, 1.0)
-            total -= (1 - share) * metrics["policy_loss"]
-        return total, {**metrics, "total_loss": total}
+    loss_and_grad = jax.value_and_grad(loss, has_aux=True)
 
     def init(seed: ArrayLike, hyperparameters: HyperParameters | None = None) -> TrainingState:
         factors = jax.tree.map(jnp.float32, hyperparameters or HyperParameters.of(config))
@@ -491,7 +469,6 @@ def make_ppo(
             optimizer_state=optimizer.init(params),
             learning_rate=factors.learning_rate,
             hyperparameters=factors,
-            value_error=jnp.zeros(()),
             normalizer_params=init_statistics(),
             reward_scale=RewardScale(jnp.zeros(()), jnp.zeros(())),
             env_state=training_env(seed).reset(jax.random.split(keys["env"], config.num_envs)),
@@ -565,7 +542,7 @@ def make_ppo(
             )
             divisor = scale.divisor()
             change = jnp.where(before.reward > 0, before.divisor() / divisor, 1.0)
-            state = state.replace(reward_scale=scale, value_error=change * state.value_error)
+            state = state.replace(reward_scale=scale)
         scaling = factors.reward_scaling / divisor
         network, start = networks.value_network, jnp.zeros(())
         if not isinstance(network, ValueNetwork):
@@ -607,16 +584,14 @@ def make_ppo(
         factors = {
             field.name: getattr(state.hyperparameters, field.name)
             for field in fields(HyperParameters)
-            if field.name not in ("learning_rate", "normalize_advantage_decay")
+            if field.name != "learning_rate"
         } | {"reward_scaling": reward_scaling}
 
         def minibatch_step(carry: Any, rollouts: jax.Array) -> Any:
             params, optimizer_state, learning_rate, key = carry
             key, key_loss = jax.random.split(key)
             minibatch = shared(jax.tree.map(lambda x: x[rollouts], data), AXIS)
-            (_, metrics), grads = loss_and_grad(
-                params, state.value_error, statistics, minibatch, key_loss, **factors
-            )
+            (_, metrics), grads = loss_and_grad(params, statistics, minibatch, key_loss, **factors)
             if config.learning_rate_schedule == "adaptive_kl":
                 learning_rate = _follow_kl(learning_rate, metrics["kl_mean"], config.desired_kl)
             direction, optimizer_state = optimizer.update(grads, optimizer_state)
@@ -645,8 +620,6 @@ def make_ppo(
             params=params,
             optimizer_state=optimizer_state,
             learning_rate=learning_rate,
-            value_error=state.hyperparameters.normalize_advantage_decay
-            * jnp.maximum(state.value_error, jnp.sqrt(metrics["v_loss"])),
         )
         return state, metrics
 

@@ -169,8 +169,6 @@ class _Search:
         members, tried = _structures(task)
         self.trainer = Trainer(task, members, console, self._check)
         ranges = {name: RANGES[name] for name in NUMBERS}
-        if not task.settings.normalize_advantage:
-            del ranges["normalize_advantage_decay"]  # it would have no effect
         self.ladder = Ladder(tried, ranges, members, task.settings.seed, threshold)
         self.journal = self._open(folder)
         self.steps = self.ladder.steps or task.settings.num_timesteps
