@@ -663,9 +663,9 @@ def test_a_typed_key_is_saved_and_read(run: Path) -> None:
         state_of(1, raw),
     )
     runs.save_resume(run, runs.Saved(state))
-    restored = runs.load_resume(run, runs.Saved(shapes))
-    assert restored is not None
-    restored = restored.state
+    saved = runs.load_resume(run, runs.Saved(shapes))
+    assert saved is not None
+    restored = saved.state
     assert jax.tree.map(lambda x: x.dtype, restored) == jax.tree.map(lambda x: x.dtype, state)
     same(jax.tree.map(pytrees.raw, restored), jax.tree.map(pytrees.raw, state))
 

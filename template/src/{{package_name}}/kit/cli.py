@@ -199,7 +199,8 @@ def _run(program: str, config: str | ModuleType, args: Sequence[str]) -> None:
     try:
         _configure()
         command_name = next(iter(args), "")
-        if jax.config.jax_disable_jit and command_name not in ("train", "play"):
+        without_jit = jax.config.jax_disable_jit  # type: ignore[attr-defined]
+        if without_jit and command_name not in ("train", "play"):
             jax.config.update("jax_disable_jit", False)
             print("JAX_DISABLE_JIT is ignored; train and play follow it.", file=sys.stderr)
         if command_name not in ("train", "tune", "replay"):  # which look for devices later

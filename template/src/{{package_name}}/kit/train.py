@@ -136,7 +136,7 @@ def train(
         stack.enter_context(display)
         for text in to_say:
             display.say(text)
-        if jax.config.jax_disable_jit:
+        if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
             display.say("JAX_DISABLE_JIT is set: nothing is compiled, so training is slow.")
         else:
             with display.compiling():
@@ -515,7 +515,7 @@ def _line(rows: Sequence[Row]) -> str:
     )
     speed = f"{mean('training/sps'):10,.0f} steps/s" if "training/sps" in rows[0] else ""
     of_training = [row[TRAINING_RETURN] for row in rows if TRAINING_RETURN in row]
-    beside = f"in training {number(np.mean(of_training)):>9}" if of_training else ""
+    beside = f"in training {number(float(np.mean(of_training))):>9}" if of_training else ""
     return (
         f"{rows[0]['steps']:>12,} steps   return {number(mean(RETURN)):>9} ± {number(spread)}   "
         f"{beside:21}   length {mean('eval/avg_episode_length'):6.1f}   {speed}"
