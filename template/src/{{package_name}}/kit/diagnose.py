@@ -31,7 +31,7 @@ from .wrappers import wrap_for_evaluation
 
 EPISODES = 2, 1000  # the fewest and the most: many need gigabytes with images
 SHORTEST = 12  # horizon of the planner, in actions
-SCENARIOS = 8  # with other random numbers, for each plan where there is chance
+SCENARIOS = 4  # with other random numbers, for each plan where there is chance
 BYTES = 2**28  # of states that are planned from at a time, at most
 
 
@@ -131,7 +131,7 @@ def make_planner(
     size = sum(x.nbytes for path, x in leaves(start).items() if path not in keys)
     plans = min(256, max(16, BYTES // size))
     if is_random:
-        return Planner(env, space, max(16, 2 * plans // SCENARIOS), unseen, SCENARIOS)
+        return Planner(env, space, max(16, plans // SCENARIOS), unseen, SCENARIOS)
     return Planner(env, space, plans, unseen)
 
 
