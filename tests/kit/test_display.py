@@ -316,7 +316,9 @@ def test_sampled_actions_that_are_better_than_the_likeliest_are_told() -> None:
     ],
 )
 def test_ordinary_differences_to_training_episodes_are_not_told(curve: Any) -> None:
-    rows = [corridor(100 * n, *returns, std=0.3) for n, returns in enumerate(curve)]
+    rows = [
+        corridor(100 * n, evaluated, sampled, 0.3) for n, (evaluated, sampled) in enumerate(curve)
+    ]
     assert "sampled" not in told(rows)
 
 
