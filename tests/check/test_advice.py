@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,6 +26,7 @@ import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
+from pathlib import Path
 from brax.envs.base import Env, State
 from kit.actions import Continuous, Discrete
 
@@ -117,6 +119,9 @@ DONE = "done = jnp.any(jnp.abs(position) > 1.5).astype(jnp.float32)"
 START = "jax.random.uniform(draw, (2,), minval=-1.0, maxval=1.0)"
 SPLIT = "key, draw = jax.random.split(state.pipeline_state.key)"
 NOISE = "0.01 * jax.random.normal(draw, (2,))"
+MEMORY = "            pipeline_state=memory.replace(position=position, key=key, count=count),\n"
+README = Path(__file__).parents[2] / "README.md"
+READ = f"Path({str(README)!r}).read_text()"
 RETURNED = "obs=obs,\n            reward=reward,\n"
 METRICS = "metrics={**state.metrics, 'distance': distance}"
 INFO = "info={**state.info, 'wind': wind}"
@@ -627,7 +632,8 @@ CASES = [
     Case(
         "metric-per-step",
         {METRICS: "metrics={**state.metrics, 'distance': state.metrics['distance'] + reward}"},
-        {"'distance': state.metrics['distance'] + reward": None},
+        {"'distance': state.metrics['distance'] + reward": "'distance': reward"},
+        "give 'distance' what this step adds",
     ),
     Case(
         "index-in-range",
@@ -720,6 +726,47 @@ CASES = [
         {"wind = 0.1 * action[0]": "wind = state.info['wind'] + action[0]"},
         {"class Point(Env):\n": "class Point(Env):\n    preserve_info = ('wind',)\n"},
         "stays in info, with preserve_info = ('wind',) in the class",
+    ),
+    Case(
+        "step-changes",
+        {
+            "        return state.replace(": "        state.replace(",
+            f"            {INFO},\n        )\n": f"            {INFO},\n        )\n"
+            "        return state\n",
+        },
+        {"        state.replace(": "        return state.replace("},
+        "return a new value and leave the old one as it is",
+    ),
+    Case(
+        "step-remembers",
+        {MEMORY: ""},
+        {"state.replace(\n": f"state.replace(\n{MEMORY}"},
+        "return state.replace(pipeline_state=..., ...)",
+    ),
+    Case(
+        "no-nan-constant",
+        {"reward = -distance": "reward = -distance * jnp.array([1.0, 1.0, jnp.nan])[count % 2]"},
+        {"jnp.nan": "1.0"},
+        "assert not np.any(np.isnan(table))",
+    ),
+    Case(
+        "no-file-read",
+        {"reward = -distance": f"reward = -distance * len({READ})"},
+        {
+            f"len({READ})": "self.size",
+            "    def reset(self": f"    def __init__(self):\n        self.size = len({READ})\n\n"
+            "    def reset(self",
+        },
+        "in __init__",
+    ),
+    Case(
+        "input-scale",
+        {
+            OBS: "obs = 250.0 * jnp.ones(99) + position[0]\n",
+            "return 2  # numbers": "return 99  # numbers",
+        },
+        {"obs = 250.0 * jnp.ones(99)": "obs = 250.0 / 255 * jnp.ones(99)"},
+        "/ 255",
     ),
     Case(
         "host-callback",

@@ -107,7 +107,7 @@ def metric_per_step(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
                 what = f"{path} adds up: step adds to {memory}, which serves metrics alone"
                 sums |= {path: what} if _lasts(rollout, path) else {}
     for path, what in sorted(sums.items()):
-        fix = f"{key_of(path)!r}: what this step adds  # evaluation sums each metric up by itself"
+        fix = f"give {key_of(path)!r} what this step adds: evaluation sums each metric up by itself"
         if path in own and outputs[path].slopes.get(paths.index(path)) != 1:
             fix = "keep what it needs of the past in pipeline_state, which auto-reset renews"
         yield Finding(what, fix, (path,))

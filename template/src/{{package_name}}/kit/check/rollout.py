@@ -224,7 +224,7 @@ class Rollout:
                     action.reshape(lanes, -1)[:, index] = values[i]
                     results = jax.tree.leaves(self.step(state, action))
                     # A zero has a sign, which is no difference: adding 0 takes it off.
-                    numbers = (x + 0 if jnp.isdtype(x.dtype, "numeric") else x for x in results)
+                    numbers = (x + 0 if jnp.issubdtype(x.dtype, jnp.number) else x for x in results)
                     finer.setdefault(hash((before, *map(bits, numbers))), []).append(i)
             found = finer
             if count is None and len(found) > 1:
