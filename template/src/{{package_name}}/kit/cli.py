@@ -335,26 +335,16 @@ def _check(program: str, tasks: Mapping[str, Task], asked: Check) -> None:
     if asked.task is not None:
         tasks = dict([choose(tasks, asked.task)])
     # Tasks that differ in training alone have one report.
-    reports: dict[Any, checker.Report] = {}
     of: dict[str, checker.Report] = {}
     for name, task in tasks.items():
-        settings = task.settings
-        same = (
-            id(task.environment),
-            id(task.network_factory),
-            settings.episode_length,
-            settings.action_repeat,
-            settings.normalize_observations,
-        )
-        if same not in reports:
-            reports[same] = _examine(task, asked.seed, asked.time_limit)
-        of[name] = reports[same]
+        alike = [of[other] for other in of if _are_checked_alike(tasks[other], task)]
+        of[name] = alike[0] if alike else _examine(task, asked.seed, asked.time_limit)
     ok = all(report.ok for report in of.values())
     if asked.json:
         told = {"ok": ok, "tasks": {name: report.to_dict() for name, report in of.items()}}
         print(json.dumps(told, indent=2, ensure_ascii=False))
     else:
-        for report in reports.values():
+        for report in {id(report): report for report in of.values()}.values():
             named = [name for name in of if of[name] is report]
             if len(of) > 1:
                 print(f"{', '.join(named)}:")
@@ -362,6 +352,15 @@ def _check(program: str, tasks: Mapping[str, Task], asked: Check) -> None:
     if any(report.stopped for report in of.values()):
         leave(1)
     sys.exit(not ok)
+
+
+def _are_checked_alike(one: Task, other: Task) -> bool:
+    same = ("episode_length", "action_repeat", "normalize_observations")
+    return (
+        one.environment is other.environment
+        and one.network_factory == other.network_factory
+        and all(getattr(one.settings, name) == getattr(other.settings, name) for name in same)
+    )
 
 
 def _examine(task: Task, seed: int, time_limit: float) -> checker.Report:
