@@ -50,7 +50,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "entropy cost 0.01": {"entropy_cost": 1e-2},
     "entropy cost 0.05": {"entropy_cost": 5e-2},
     "value starts at 0": {"init_value_from_rollouts": False},
-    "no bootstrap_on_timeout": {"bootstrap_on_timeout": False},
+    "bootstrap_on_timeout": {"bootstrap_on_timeout": True},
     "rewards as they are": {"normalize_rewards": False},
     "without normalisation": {"normalize_observations": False},
     "without normalisation, value starts at 0": {

@@ -51,7 +51,6 @@ def test_parameters_are_those_of_brax(space: str, settings: dict[str, Any]) -> N
         "learning_rate_schedule": "constant",
         "init_value_from_rollouts": False,
         "normalize_rewards": False,
-        "bootstrap_on_timeout": False,  # Brax takes the observation before the last step
     }
     task = toy_task(SPACES[space], num_timesteps=64, num_evals=2, **(brax | settings))
     given = dataclasses.asdict(task.settings)
@@ -295,7 +294,7 @@ class LastStepPays(Toy):
         t = state.pipeline_state["t"]
         return state.replace(
             pipeline_state={"t": t + 1},
-            obs=jnp.stack([t + 1, jnp.ones(())]),
+            obs=jnp.stack([jnp.float32(t == 0), jnp.ones(())]),  # whether this was the first step
             reward=jnp.where(t == 1, action[0], 0.0),
         )
 

@@ -83,7 +83,7 @@ def seen() -> tuple[State, State]:
     """Three time limits; the first environment also ends by itself at its third step."""
     actions = onwards(3 * LENGTH)
     actions[2, 0] = -1
-    return run(wrap_for_training(Walk(), LENGTH, keep_final_obs=True), actions)
+    return run(wrap_for_training(Walk(), LENGTH), actions)
 
 
 def test_steps_count_from_one_in_every_episode(seen: tuple[State, State]) -> None:
@@ -169,7 +169,7 @@ def test_only_those_that_ended_start_again() -> None:
 
 
 def test_seeds_are_the_same_alone_and_under_vmap() -> None:
-    env = wrap_for_training(Walk(), LENGTH, keep_final_obs=True)
+    env = wrap_for_training(Walk(), LENGTH)
     actions = onwards(2 * LENGTH)
     actions[2, 0] = -1
     together = run_seeds(env, actions)
@@ -243,7 +243,7 @@ class Ends(Walk):
 
 
 def test_repeating_stops_where_the_episode_ends() -> None:
-    env = wrap_for_training(Ends(), 8, action_repeat=2, keep_final_obs=True)
+    env = wrap_for_training(Ends(), 8, action_repeat=2)
     _, after = run(env, onwards(4))
     assert after.done[:, 0].tolist() == [0, 1, 0, 1]
     assert after.info["truncation"][:, 0].tolist() == [0, 0, 0, 0]
@@ -456,7 +456,7 @@ def test_arrays_that_the_batch_shares_are_left_alone(action_repeat: int) -> None
 
 
 def test_dtypes_stay_with_and_without_x64() -> None:
-    env = wrap_for_training(Walk(), 4, 2, keep_final_obs=True)
+    env = wrap_for_training(Walk(), 4, 2)
     for x64 in (False, True):
         with jax.enable_x64(x64):
             keys = jax.random.split(jax.random.PRNGKey(0), BATCH)
@@ -468,7 +468,7 @@ def test_dtypes_stay_with_and_without_x64() -> None:
 
 
 def test_mjx_data_goes_through() -> None:
-    env = wrap_for_training(MjxCartPole(), LENGTH, keep_final_obs=True)
+    env = wrap_for_training(MjxCartPole(), LENGTH)
     keys = jax.ShapeDtypeStruct((8, 2), jnp.uint32)
     state = jax.eval_shape(env.reset, keys)
     after = jax.eval_shape(env.step, state, jax.ShapeDtypeStruct((8, 1), jnp.float32))
@@ -532,7 +532,7 @@ def test_the_environment_sees_its_own_observation_and_state() -> None:
 def test_a_new_episode_starts_with_a_new_stack() -> None:
     actions = onwards(2 * LENGTH)
     actions[2, 0] = -1
-    env = wrap_for_training(FrameStack(Walk(), 3), LENGTH, keep_final_obs=True)
+    env = wrap_for_training(FrameStack(Walk(), 3), LENGTH)
     _, after = run(env, actions)
     starts, times = after.obs[..., ::2], after.obs[..., 1::2]
     assert np.all(starts == starts[..., :1])  # nothing of the episode before

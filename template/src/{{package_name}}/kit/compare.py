@@ -149,7 +149,7 @@ def _rollout(
     env: Env, policy: Policy, episode_length: int, num_steps: int, seed: int
 ) -> Iterator[tuple[State, np.ndarray, dict[str, Any]]]:
     """The state before each step, the action, and what the step gave; all on the host."""
-    wrapped = wrap_for_training(env, episode_length, keep_final_obs=True)
+    wrapped = wrap_for_training(env, episode_length)
     key_reset, key_steps = jax.random.split(jax.random.PRNGKey(seed))
 
     def step(state: State, key: jax.Array) -> tuple[State, Any]:

@@ -7,7 +7,7 @@ The loss, the acting and the running statistics are Brax's (`brax.training.agent
 here are `init`, `update`, `epoch` and `evaluate`, to be jitted, or vmapped over seeds and over
 `HyperParameters`. Keys are split as in `ppo.train`, so that both give the same parameters from the
 same seed with `normalize_rewards=False`, `init_value_from_rollouts=False`,
-`bootstrap_on_timeout=False`, and the learning rate constant or `adaptive_kl`.
+and the learning rate constant or `adaptive_kl`.
 
 PPO: Schulman et al. 2017, arXiv:1707.06347. Advantages: Schulman et al. 2016, arXiv:1506.02438.
 """
@@ -101,7 +101,7 @@ class PPOConfig:
     """Weight of the value loss."""
     max_grad_norm: float | None = 1.0
     """Clip gradients to this global norm; `None` does not clip."""
-    bootstrap_on_timeout: bool = True
+    bootstrap_on_timeout: bool = False
     """At the time limit, add the discounted value of the last observation to the reward."""
 
     normalize_observations: bool = True
@@ -405,8 +405,7 @@ def make_ppo(
         return ShardedWrapper(env, mesh, divisions[key])
 
     def training_env(seed: ArrayLike | None) -> Env:
-        keep = functools.partial(wrap_for_training, keep_final_obs=config.bootstrap_on_timeout)
-        return wrap(keep, "env", config.num_envs, seed)
+        return wrap(wrap_for_training, "env", config.num_envs, seed)
 
     def evaluation_env(seed: ArrayLike) -> Env:
         """A batch of its own, which needs no auto-reset."""
@@ -414,10 +413,11 @@ def make_ppo(
 
     env = training_env(None)  # not randomised, for its sizes
     reset = jax.eval_shape(env.reset, jax.ShapeDtypeStruct((config.num_envs, 2), jnp.uint32))
-    if config.bootstrap_on_timeout and "final_obs" not in reset.info:
+    if config.bootstrap_on_timeout and reset.info.get("final_obs") != reset.obs:
         raise UsageError(
             "bootstrap_on_timeout needs info['final_obs'], the observation that a step ended in, "
-            "from wrap_env_fn: let it use wrap_for_training(..., keep_final_obs=True)."
+            "from wrap_env_fn, of the same shape as obs: let it change observations before it "
+            "calls wrap_for_training, or set bootstrap_on_timeout=False."
         )
     # A wrapper of the user's may not count episodes as Brax's does.
     counts_episodes = {"episode_done", "episode_metrics"} <= reset.info.keys()

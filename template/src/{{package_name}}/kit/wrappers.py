@@ -35,8 +35,6 @@ def wrap_for_training(
     episode_length: int = 1000,
     action_repeat: int = 1,
     randomization_fn: RandomizationFn | None = None,
-    *,
-    keep_final_obs: bool = False,
 ) -> Wrapper:
     """Batches an environment, limits its episodes and starts a new one where one has ended.
 
@@ -49,15 +47,12 @@ def wrap_for_training(
       action_repeat: how many steps each action is applied for; rewards and metrics are summed.
       randomization_fn: domain randomisation, as Brax takes it. Each environment of the batch keeps
         its own randomised system in all its episodes.
-      keep_final_obs: store the last observation of each step in `info["final_obs"]`, where an
-        episode ended too; `obs` is the first observation of the next episode there.
 
     Returns:
       A batched environment: `reset` takes keys (batch, 2) uint32, or typed keys (batch,); `step`
       takes actions (batch, ...); each array of the state has shape (batch, ...).
     """
-    episodes = _limit_episodes(env, episode_length, action_repeat, randomization_fn)
-    return AutoResetWrapper(episodes, keep_final_obs)
+    return AutoResetWrapper(_limit_episodes(env, episode_length, action_repeat, randomization_fn))
 
 
 def wrap_for_evaluation(
@@ -195,21 +190,19 @@ class AutoResetWrapper(Wrapper):
     Entries of `info` that wrappers made keep their meaning. The state can be differentiated: a
     new episode does not depend on the one before it.
 
-    `info["reset_key"]`, one per environment, is the key that its next episode starts from.
+    `info["reset_key"]`, one per environment, is the key that its next episode starts from, and
+    `info["final_obs"]` the observation that the step itself gave, where an episode ended too.
     """
 
-    def __init__(self, env: EpisodeWrapper, keep_final_obs: bool = False) -> None:
+    def __init__(self, env: EpisodeWrapper) -> None:
         super().__init__(env)
         self._batch = env.env  # without the time limit
-        self._keep_final_obs = keep_final_obs
         self._kept_info = WRAPPER_INFO | set(getattr(env, "preserve_info", ()))
 
     def reset(self, rng: jax.Array) -> State:
         keys = jax.vmap(jax.random.split)(rng)
         state = self.env.reset(keys[:, 0])
-        info = {**state.info, "reset_key": keys[:, 1]}
-        if self._keep_final_obs:
-            info["final_obs"] = state.obs
+        info = {**state.info, "reset_key": keys[:, 1], "final_obs": state.obs}
         return state.replace(info=info)
 
     def step(self, state: State, action: jax.Array) -> State:
@@ -217,9 +210,7 @@ class AutoResetWrapper(Wrapper):
         steps = jnp.where(state.done > 0, 0.0, state.info["steps"])
         state = state.replace(info={**state.info, "steps": steps}, done=jnp.zeros_like(state.done))
         state = self.env.step(state, action)
-        if self._keep_final_obs:
-            state = state.replace(info={**state.info, "final_obs": state.obs})
-        return self._restart(state)
+        return self._restart(state.replace(info={**state.info, "final_obs": state.obs}))
 
     def _restart(self, state: State) -> State:
         # Leaves that the batch shares, such as those of MJX-Warp, stay as they are.
