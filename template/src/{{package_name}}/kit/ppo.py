@@ -470,7 +470,7 @@ def make_ppo(
             learning_rate=factors.learning_rate,
             hyperparameters=factors,
             normalizer_params=init_statistics(),
-            reward_scale=RewardScale(jnp.zeros(()), jnp.zeros(())),
+            reward_scale=RewardScale(jnp.float32(0), jnp.float32(0)),
             env_state=training_env(seed).reset(jax.random.split(keys["env"], config.num_envs)),
             key=keys["training"],
             eval_key=keys["eval"],
@@ -534,7 +534,7 @@ def make_ppo(
         """
         factors = state.hyperparameters
         constant, measured = _fit_constant_value(data, factors.discounting)
-        change, divisor = jnp.ones(()), jnp.ones(())
+        change = divisor = jnp.float32(1)
         if config.normalize_rewards:
             before = state.reward_scale
             scale = jax.tree.map(
@@ -544,7 +544,7 @@ def make_ppo(
             change = jnp.where(before.reward > 0, before.divisor() / divisor, 1.0)
             state = state.replace(reward_scale=scale)
         scaling = factors.reward_scaling / divisor
-        network, start = networks.value_network, jnp.zeros(())
+        network, start = networks.value_network, jnp.float32(0)
         if not isinstance(network, ValueNetwork):
             return state, data, scaling  # of a network factory of the user's own
         if config.init_value_from_rollouts:
