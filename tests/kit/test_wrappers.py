@@ -136,7 +136,7 @@ def test_nothing_is_stored_that_is_not_needed() -> None:
     keys = jax.ShapeDtypeStruct((BATCH, 2), jnp.uint32)
     state = jax.eval_shape(wrap_for_training(Walk(), LENGTH).reset, keys)
     brax = {"steps", "truncation", "episode_done", "episode_metrics"}
-    assert set(state.info) - brax == {"own", "reset_key", "not_finite"}
+    assert set(state.info) - brax == {"own", "reset_key", "final_obs", "not_finite"}
 
 
 def test_every_start_is_another_one(seen: tuple[State, State]) -> None:
