@@ -13,6 +13,8 @@ from projects import Render, copy, snapshot
 from versions import GIT, Versions, commit
 
 collect_ignore = ["golden"]  # projects, whose tests run elsewhere
+# Messages name commands as the program was started: the same whether `uv run` started the tests.
+os.environ.pop("UV", None)
 
 # Hundreds of small programs are compiled here and run for moments: don't work hard on them. XLA
 # reads its flags once; the projects that other tests run are to be compiled as always.
