@@ -15,10 +15,12 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "template/src/{{package_name}}"), str(ROOT / "tests/check")]
-from kit.actions import Continuous, Discrete  # before Brax, which it keeps quiet  # noqa: E402
+from kit import ppo  # before Brax, which it keeps quiet  # noqa: E402
+from kit.actions import Continuous, Discrete  # noqa: E402
 from kit.members import Curves  # noqa: E402
 from kit.networks import make_network_factory  # noqa: E402
 from kit.ppo import PPOConfig  # noqa: E402
@@ -29,6 +31,7 @@ from kit.tune import Result  # noqa: E402
 import correct  # noqa: E402  environments of tests/check
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
+from brax.training.agents.ppo import losses  # noqa: E402
 
 # Action space, time limit, threshold and thousands of steps; as Gymnasium registers them.
 TASKS: dict[str, tuple[Any, int, float, int]] = {
@@ -51,6 +54,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "entropy cost 0.05": {"entropy_cost": 5e-2},
     "value starts at 0": {"init_value_from_rollouts": False},
     "bootstrap_on_timeout": {"bootstrap_on_timeout": True},
+    "cut-off steps as in Brax": {},
     "rewards as they are": {"normalize_rewards": False},
     "without normalisation": {"normalize_observations": False},
     "without normalisation, value starts at 0": {
@@ -105,7 +109,9 @@ def row(name: str, variant: str, seeds: np.ndarray, steps: int | None) -> str:
         network_factory=make_network_factory(space),
     )
     start = time.perf_counter()
-    at, returns = curves(task, seeds)
+    loss = losses.compute_ppo_loss if variant == "cut-off steps as in Brax" else ppo.ppo_loss
+    with mock.patch.object(ppo, "ppo_loss", loss):
+        at, returns = curves(task, seeds)
     after = Result({}, Curves(at, returns), 0).solved_after(threshold)
     solved = [f"{x / 1000:.0f}" if np.isfinite(x) else "-" for x in after]
     last = " ".join(f"{x:.1f}" for x in returns[-1])
@@ -126,11 +132,11 @@ def curves(
 
     With `warm_up` the running statistics are those after the first update, from the start.
     """
-    ppo, config = task.make_ppo(), task.settings
+    algorithm, config = task.make_ppo(), task.settings
     updates = -(-config.num_updates // EVALUATIONS)
-    state = jax.jit(jax.vmap(ppo.init))(seeds)
-    epoch = jax.jit(jax.vmap(ppo.epoch, in_axes=(0, None)))
-    evaluate = jax.jit(jax.vmap(ppo.evaluate))
+    state = jax.jit(jax.vmap(algorithm.init))(seeds)
+    epoch = jax.jit(jax.vmap(algorithm.epoch, in_axes=(0, None)))
+    evaluate = jax.jit(jax.vmap(algorithm.evaluate))
     if warm_up:
         state = state.replace(normalizer_params=epoch(state, np.int32(1))[0].normalizer_params)
     returns = []

@@ -9,14 +9,18 @@ import numpy as np
 import pytest
 from brax.envs.base import State
 from brax.envs.wrappers.training import EpisodeWrapper, VmapWrapper
+from brax.training.acme import specs
+from brax.training.acme.running_statistics import init_state
 from brax.training.agents.ppo import networks as brax_networks
 from brax.training.agents.ppo import train as brax_ppo
+from brax.training.agents.ppo.losses import PPONetworkParams
+from brax.training.types import Transition
 from flax import linen as nn
 from kit.actions import Continuous
 from kit.brax_trainers import enable_brax_trainers
 from kit.errors import UsageError
 from kit.networks import make_network_factory
-from kit.ppo import HyperParameters, PPOConfig, make_ppo
+from kit.ppo import HyperParameters, PPOConfig, make_ppo, ppo_loss
 from kit.task import Task
 from kit.wrappers import wrap_for_training
 from toys import OBSERVATIONS, SPACES, TINY, Encoder, Toy, toy_task
@@ -51,6 +55,7 @@ def test_parameters_are_those_of_brax(space: str, settings: dict[str, Any]) -> N
         "learning_rate_schedule": "constant",
         "init_value_from_rollouts": False,
         "normalize_rewards": False,
+        "episode_length": 1000,  # Brax learns from steps that were cut off
     }
     task = toy_task(SPACES[space], num_timesteps=64, num_evals=2, **(brax | settings))
     given = dataclasses.asdict(task.settings)
@@ -71,6 +76,44 @@ def test_parameters_are_those_of_brax(space: str, settings: dict[str, Any]) -> N
         (state.params.policy, state.params.value),
         tuple(params[1:]),
     )
+
+
+def test_the_policy_learns_nothing_from_a_step_that_was_cut_off() -> None:
+    """Each step costs 1, so that an advantage of 0, as Brax gives such a step, is a large one."""
+    task = costly_task()
+    networks = task.make_ppo().networks
+    cut_off = jnp.array([[0.0, 0, 0, 1], [0, 1, 0, 0]])
+    size = cut_off.shape
+
+    def policy_loss(log_prob: jax.Array) -> jax.Array:
+        acted = {"raw_action": jnp.ones((*size, 2)), "log_prob": log_prob}
+        acted["distribution_params"] = jnp.zeros((*size, 4))
+        data = Transition(
+            observation=jnp.ones((*size, 2)),
+            action=acted["raw_action"],
+            reward=-jnp.arange(1.0, 9).reshape(size),
+            discount=jnp.ones(size),
+            next_observation=jnp.ones((size[0], 1, 2)),
+            extras={"policy_extras": acted, "state_extras": {"truncation": cut_off}},
+        )
+        settings = {"entropy_cost": 0.0, "discounting": 0.9, "reward_scaling": 1.0}
+        settings |= {"gae_lambda": 0.95, "clipping_epsilon": 0.3}
+        statistics = init_state(specs.Array((2,), jnp.dtype("float32")))
+        keys = jax.random.split(jax.random.PRNGKey(0))
+        params = PPONetworkParams(
+            networks.policy_network.init(keys[0]), networks.value_network.init(keys[1])
+        )
+        logits = networks.policy_network.apply(statistics, params.policy, data.observation)
+        acted["log_prob"] += networks.parametric_action_distribution.log_prob(
+            logits, acted["raw_action"]
+        )
+        _, metrics = ppo_loss(params, statistics, data, keys[0], ppo_network=networks, **settings)
+        return metrics["policy_loss"]
+
+    slope = jax.grad(policy_loss)(jnp.zeros(size))
+    np.testing.assert_array_equal(slope == 0, cut_off == 1)
+    # Normalised over the others, whose advantages are then 0 on average.
+    np.testing.assert_allclose(jnp.sum(slope), 0, atol=1e-6)
 
 
 def test_adaptive_kl_measures_the_change_of_the_policy_alone() -> None:

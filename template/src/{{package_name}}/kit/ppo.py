@@ -449,7 +449,7 @@ def make_ppo(
     if config.max_grad_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optimizer)
     loss = functools.partial(
-        losses.compute_ppo_loss,
+        ppo_loss,
         ppo_network=networks,
         clipping_epsilon_value=config.clipping_epsilon_value,
         normalize_advantage=config.normalize_advantage,
@@ -697,6 +697,86 @@ def make_ppo(
 
     env_specs = env.specs if isinstance(env, ShardedWrapper) else None
     return PPO(networks, init, update, epoch, evaluate, training_env, evaluation_env, env_specs)
+
+
+def ppo_loss(
+    params: losses.PPONetworkParams,
+    normalizer_params: Any,
+    data: types.Transition,
+    key: jax.Array,
+    *,
+    ppo_network: PPONetworks,
+    entropy_cost: ArrayLike,
+    discounting: ArrayLike,
+    reward_scaling: ArrayLike,
+    gae_lambda: ArrayLike,
+    clipping_epsilon: ArrayLike,
+    clipping_epsilon_value: float | None = None,
+    normalize_advantage: bool = True,
+    vf_coefficient: float = 0.5,
+) -> tuple[jax.Array, Metrics]:
+    """The loss of a minibatch, as `brax.training.agents.ppo.losses.compute_ppo_loss` defines it.
+
+    But steps that the time limit cut off are left out of the policy's loss and of the mean and the
+    standard deviation of the advantages. What follows them is unknown. Brax sets their advantage to
+    0 before it normalises: where most advantages are negative, being cut off is then encouraged.
+
+    Args:
+      data: rollouts, (batch_size, unroll_length, ...); next_observation has the last one alone.
+      key: for the entropy, where it has no closed form.
+
+    Returns:
+      The loss, (), and its parts.
+    """
+    distribution = ppo_network.parametric_action_distribution
+    data = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), data)  # time first
+    logits = ppo_network.policy_network.apply(normalizer_params, params.policy, data.observation)
+    baseline, last_value = (
+        ppo_network.value_network.apply(normalizer_params, params.value, observation)
+        for observation in (
+            data.observation,
+            jax.tree.map(lambda x: x[-1], data.next_observation),
+        )
+    )
+    cut_off = data.extras["state_extras"]["truncation"]
+    targets, advantages = losses.compute_gae(
+        truncation=cut_off,
+        termination=(1 - data.discount) * (1 - cut_off),
+        rewards=data.reward * reward_scaling,
+        values=baseline,
+        bootstrap_value=last_value,
+        lambda_=gae_lambda,
+        discount=discounting,
+    )
+
+    def mean(x: jax.Array) -> jax.Array:
+        """Over the steps that were not cut off."""
+        return jnp.sum((1 - cut_off) * x) / jnp.maximum(jnp.sum(1 - cut_off), 1.0)
+
+    if normalize_advantage:
+        advantages -= mean(advantages)
+        advantages /= jnp.sqrt(mean(advantages**2)) + 1e-8
+    acted = data.extras["policy_extras"]
+    ratio = jnp.exp(distribution.log_prob(logits, acted["raw_action"]) - acted["log_prob"])
+    clipped = jnp.clip(ratio, 1 - clipping_epsilon, 1 + clipping_epsilon)
+    policy_loss = -mean(jnp.minimum(ratio * advantages, clipped * advantages))
+
+    squared_error = (targets - baseline) ** 2
+    if clipping_epsilon_value is not None:
+        change = baseline - acted["value"]
+        near = acted["value"] + jnp.clip(change, -clipping_epsilon_value, clipping_epsilon_value)
+        squared_error = jnp.maximum(squared_error, (targets - near) ** 2)
+    v_loss = vf_coefficient * 0.5 * jnp.mean(squared_error)
+
+    entropy_loss = -entropy_cost * jnp.mean(distribution.entropy(logits, key))
+    metrics = {"policy_loss": policy_loss, "v_loss": v_loss, "entropy_loss": entropy_loss}
+    metrics["total_loss"] = policy_loss + v_loss + entropy_loss
+    policy = distribution.create_dist(logits)
+    metrics["policy_dist_mean_std"] = jnp.mean(policy.scale)
+    if hasattr(policy, "kl_divergence"):
+        before = distribution.create_dist(acted["distribution_params"])
+        metrics["kl_mean"] = jnp.mean(policy.kl_divergence(before))
+    return metrics["total_loss"], metrics
 
 
 def _split(seed: ArrayLike) -> dict[str, jax.Array]:
