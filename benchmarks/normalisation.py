@@ -1,7 +1,7 @@
 """What normalising the observations does to PPO, part by part.
 
     python benchmarks/normalisation.py [--seeds 8] [--steps 150000]
-    python benchmarks/normalisation.py --defaults [--seeds 40] [--tasks CartPole ...]
+    python benchmarks/normalisation.py --defaults [--seeds 40] [--rows 1] [--tasks CartPole ...]
 
 The inputs of the policy and of the value network are normalised, or centred alone, or divided by
 their standard deviation or by their root mean square alone, or left as they are; the value starts
@@ -82,13 +82,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=150_000)
     parser.add_argument("--defaults", action="store_true")
+    parser.add_argument("--rows", type=int, help="the first rows of --defaults alone")
     parser.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS)
     arguments = parser.parse_args()
     print("| task | policy's inputs | value's inputs | value starts at | solved |")
     print("| --- | --- | --- | ---: | ---: |", flush=True)
     if arguments.defaults:
         for name in arguments.tasks:
-            for variant in DEFAULTS:
+            for variant in DEFAULTS[: arguments.rows]:
                 row(name, default_settings(name), variant, arguments.seeds)
     else:
         for variant in PARTS:
@@ -121,8 +122,10 @@ def make_task(name: str, config: PPOConfig, variant: Variant) -> Task:
     def factory(shape: Any, size: int, preprocess_observations_fn: Any = None) -> Any:
         networks = make(shape, size, INPUTS[policy])
         net = make(shape, size, INPUTS[value]).value_network
-        moved = FeedForwardNetwork(net.init, lambda *args: net.apply(*args) + (start or 0.0))
-        return dataclasses.replace(networks, value_network=moved)
+        value_apply = net.apply
+        if start is not None:
+            net = FeedForwardNetwork(net.init, lambda *args: value_apply(*args) + start)
+        return dataclasses.replace(networks, value_network=net)
 
     def environment() -> Env:
         env = getattr(settings.correct, original)()
