@@ -19,9 +19,9 @@ sys.path[:0] = [
     str(ROOT / "tests/check"),
     str(ROOT / "tests/tasks"),
 ]
-from kit.diagnose import diagnose  # before Brax, which it keeps quiet  # noqa: E402, I001
-from kit.evidence import Evidence  # noqa: E402
-from kit.findings import findings  # noqa: E402
+from kit.tools.diagnose.diagnose import diagnose  # before Brax, which it keeps quiet  # noqa: E402, I001
+from kit.tools.diagnose.evidence import Evidence  # noqa: E402
+from kit.tools.diagnose.findings import findings  # noqa: E402
 import faults  # noqa: E402
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402

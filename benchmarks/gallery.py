@@ -84,17 +84,14 @@ def cpu_seconds() -> float:
 def draw(package: str, task, run: Path, path: Path, length: float) -> None:
     """Draws about 200 frames of the best seed; fewer where the file would be large."""
     load_policy = importlib.import_module(package).load_policy
-    rollout = importlib.import_module(f"{package}.kit.rollout")
+    gif = importlib.import_module(f"{package}.kit.run.gif")
     for frames in (200, 100, 50):
-        rollout.write_gif(
+        gif.write_gif(
             path,
-            task.environment(),
+            task,
             load_policy(run),
-            episode_length=task.settings.episode_length,
-            action_repeat=task.settings.action_repeat,
             num_episodes=max(1, int(frames / (length / task.settings.action_repeat + 10))),
             max_frames=frames,
-            wrap_env_fn=task.wrap_env_fn,
         )
         if path.stat().st_size < LARGEST_GIF:
             return

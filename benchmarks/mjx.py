@@ -13,11 +13,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "template/src/{{package_name}}"), str(ROOT / "tests/tasks")]
-from kit.actions import Continuous  # before Brax, which it keeps quiet  # noqa: E402
 from kit.check import examine  # noqa: E402
-from kit.networks import make_network_factory  # noqa: E402
-from kit.ppo import PPOConfig  # noqa: E402
-from kit.task import Task  # noqa: E402
+from kit.env.actions import Continuous  # before Brax, which it keeps quiet  # noqa: E402
+from kit.ppo.networks import make_network_factory  # noqa: E402
+from kit.ppo.settings import PPOConfig  # noqa: E402
+from kit.ppo.task import Task  # noqa: E402
 
 # isort: split
 import jax  # noqa: E402

@@ -24,9 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 from brax.envs.base import Env, State, Wrapper
 from brax.training.networks import FeedForwardNetwork
-from kit.networks import make_network_factory
-from kit.ppo import PPOConfig
-from kit.task import Task
+from kit.ppo.networks import make_network_factory
+from kit.ppo.settings import PPOConfig
+from kit.ppo.task import Task
 
 SMALL_BATCHES = PPOConfig(
     episode_length=500,

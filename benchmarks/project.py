@@ -61,15 +61,9 @@ EPISODES, SEED = 256, 99
 
 def mean_return(task, policy) -> float:
     """Over the same 256 episodes for every policy."""
-    from my_env.kit.rollout import evaluate
+    from my_env.kit.tools.play import evaluate
 
-    result = evaluate(
-        task.environment(),
-        policy,
-        episode_length=task.settings.episode_length,
-        num_episodes=EPISODES,
-        seed=SEED,
-    )
+    result = evaluate(task, policy, num_episodes=EPISODES, seed=SEED)
     return float(result.returns.mean())
 
 

@@ -19,13 +19,13 @@ from unittest import mock
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "template/src/{{package_name}}"), str(ROOT / "tests/check")]
-from kit import ppo  # before Brax, which it keeps quiet  # noqa: E402
-from kit.actions import Continuous, Discrete  # noqa: E402
-from kit.members import Curves  # noqa: E402
-from kit.networks import make_network_factory  # noqa: E402
-from kit.ppo import PPOConfig  # noqa: E402
-from kit.task import Task  # noqa: E402
-from kit.tune import Result  # noqa: E402
+from kit.env.actions import Continuous, Discrete  # noqa: E402
+from kit.ppo import algorithm  # before Brax, which it keeps quiet  # noqa: E402
+from kit.ppo.networks import make_network_factory  # noqa: E402
+from kit.ppo.settings import PPOConfig  # noqa: E402
+from kit.ppo.task import Task  # noqa: E402
+from kit.tools.tune.ladder import solved_after  # noqa: E402
+from kit.tools.tune.trainer import Curves  # noqa: E402
 
 # isort: split
 import correct  # noqa: E402  environments of tests/check
@@ -109,10 +109,10 @@ def row(name: str, variant: str, seeds: np.ndarray, steps: int | None) -> str:
         network_factory=make_network_factory(space),
     )
     start = time.perf_counter()
-    loss = losses.compute_ppo_loss if variant == "cut-off steps as in Brax" else ppo.ppo_loss
-    with mock.patch.object(ppo, "ppo_loss", loss):
+    loss = losses.compute_ppo_loss if variant == "cut-off steps as in Brax" else algorithm.ppo_loss
+    with mock.patch.object(algorithm, "ppo_loss", loss):
         at, returns = curves(task, seeds)
-    after = Result({}, Curves(at, returns), 0).solved_after(threshold)
+    after = solved_after(Curves(at, returns), threshold)
     solved = [f"{x / 1000:.0f}" if np.isfinite(x) else "-" for x in after]
     last = " ".join(f"{x:.1f}" for x in returns[-1])
     count = f"{np.isfinite(after).sum()}/{len(seeds)}"

@@ -22,10 +22,10 @@ from brax.training import networks
 from brax.training.agents.ppo.networks import PPONetworks
 from flax import linen as nn
 from jax.nn.initializers import Initializer, lecun_uniform, orthogonal, zeros
-from kit.members import Curves
-from kit.ppo import PPOConfig
-from kit.task import Task
-from kit.tune import Result
+from kit.ppo.settings import PPOConfig
+from kit.ppo.task import Task
+from kit.tools.tune.ladder import solved_after
+from kit.tools.tune.trainer import Curves
 
 USUAL = lecun_uniform()
 SMALL = nn.initializers.variance_scaling(1e-4, "fan_in", "uniform")  # a hundredth of the usual
@@ -78,7 +78,7 @@ def main() -> None:
 def row(name: str, variant: str, seeds: np.ndarray) -> str:
     task = make_task(name, VARIANTS[variant])
     steps, returns = settings.curves(task, seeds, warm_up=VARIANTS[variant].warm_up)
-    after = Result({}, Curves(steps, returns), 0).solved_after(settings.TASKS[name][2])
+    after = solved_after(Curves(steps, returns), settings.TASKS[name][2])
     solved = f"{np.isfinite(after).sum()} of {len(seeds)}"
     return (
         f"| {name} | {variant} | {solved} | {returns[-1].mean():.4g} | {returns[-1].min():.4g} | "

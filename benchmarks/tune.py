@@ -20,13 +20,13 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "template/src/{{package_name}}"), str(ROOT / "tests/check")]
-from kit import devices  # before JAX is used  # noqa: E402
-from kit.actions import Continuous, Discrete  # noqa: E402
-from kit.members import NUMBERS, Trainer  # noqa: E402
-from kit.networks import make_network_factory  # noqa: E402
-from kit.ppo import PPOConfig  # noqa: E402
-from kit.task import Task  # noqa: E402
-from kit.tune import MEMBERS, Result, tune  # noqa: E402
+from kit.env.actions import Continuous, Discrete  # noqa: E402
+from kit.ppo.networks import make_network_factory  # noqa: E402
+from kit.ppo.settings import PPOConfig  # noqa: E402
+from kit.ppo.task import Task  # noqa: E402
+from kit.run import devices  # before JAX is used  # noqa: E402
+from kit.tools.tune.search import MEMBERS, Result, tune  # noqa: E402
+from kit.tools.tune.trainer import NUMBERS, Trainer  # noqa: E402
 
 # isort: split
 import correct  # noqa: E402  environments of tests/check

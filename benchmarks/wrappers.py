@@ -4,7 +4,7 @@
 
 The environment is a pendulum whose `reset` costs less than a step, or a search of a thousand
 steps. Its episodes end all together at the time limit, or each by itself at a time of its own. It
-is measured alone and vmapped over eight seeds. `--old` adds an older `kit/wrappers.py` as a row.
+is measured alone and vmapped over eight seeds. `--old` adds an older `kit/env/wrappers.py`.
 
 All rows of a column are compiled first and then run in turn; the medians are printed. Steps per
 second of CPU time are counted, because those depend less on what else the machine does.
@@ -26,7 +26,7 @@ from brax.envs.base import Env, State
 from brax.envs.wrappers import training
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "template" / "src" / "{{package_name}}"))
-from kit.wrappers import wrap_for_training
+from kit.env.wrappers import wrap_for_training
 
 EPISODE_LENGTH = 100
 ROUNDS, SECONDS = 9, 10.0  # of a column; at least one round, however long it takes
@@ -103,7 +103,7 @@ def steps_per_second(runs: Sequence[tuple[Callable[[], None], int]]) -> list[flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--old", type=Path, metavar="PATH", help="an older kit/wrappers.py")
+    parser.add_argument("--old", type=Path, metavar="PATH", help="an older kit/env/wrappers.py")
     parser.add_argument("--batches", type=int, nargs="+", default=(8, 256, 2048, 8192))
     arguments = parser.parse_args()
 

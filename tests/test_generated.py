@@ -264,18 +264,18 @@ def test_a_short_training_beats_chance(
     package: Import, tmp_path: Path, observation: str, actions: str
 ) -> None:
     module = package(observation=observation, actions=actions)
-    config, rollout, train = (
+    config, episodes, play, train = (
         importlib.import_module(f"{module.__name__}.{name}")
-        for name in ("config", "kit.rollout", "kit.train")
+        for name in ("config", "kit.env.episodes", "kit.tools.play", "kit.run.train")
     )
     settings = dataclasses.replace(config.task.settings, num_timesteps=15_000, num_evals=2)
     task = dataclasses.replace(config.task, settings=settings)
     run = train.train(task, run_dir=tmp_path / "run", console=Console(quiet=True))
     trained, random = (
-        rollout.evaluate(module.MyEnv(), policy, episode_length=100, num_episodes=64).returns
+        play.evaluate(task, policy, num_episodes=64).returns
         for policy in (
             module.load_policy(run),
-            rollout.random_policy(module.MyEnv.action_space),
+            episodes.random_policy(module.MyEnv.action_space),
         )
     )
     gain = trained - random  # episode by episode, since both have the same starts

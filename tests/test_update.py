@@ -78,7 +78,7 @@ EDITS: dict[str, Callable[[Path], None]] = {
     **{f"edit {name}": append(name, "\n# mine\n") for name in YOURS},
     **{f"delete {name}": delete(name) for name in YOURS},
     **{f"replace {name}": write(name, b"mine\r\nno end of line") for name in YOURS},
-    "edit kit": substitute("src/my_env/kit/ppo.py", '"""', '"""Mine. '),
+    "edit kit": substitute("src/my_env/kit/ppo/state.py", '"""', '"""Mine. '),
     "edit kit where it changes": substitute("src/my_env/kit/spare.py", "TWO = 2", "TWO = 22"),
     "edit kit near to where it changes": append("src/my_env/kit/spare.py", "FIVE = 5\n"),
     "edit a file with answers": append("src/my_env/made_with.py", "\n\n\nMINE = 1\n"),
@@ -387,7 +387,7 @@ def test_wherever_the_template_lies(history: Versions, tmp_path: Path, kind: str
     result = copier_update(project)
     assert result.returncode == 0, result.stderr
     assert "Updated my-env to v0.2.0" in result.stderr
-    assert "src/my_env/kit/wrappers.py" in changed(project)
+    assert "src/my_env/kit/env/wrappers.py" in changed(project)
     assert not changed(project) & YOURS
 
 
@@ -401,7 +401,7 @@ def test_without_any_tag(template: Path, tmp_path: Path) -> None:
     versions.kit_changed(repository)
     commit(repository)
     update(tmp_path / "my-env")
-    assert "src/my_env/kit/wrappers.py" in changed(tmp_path / "my-env")
+    assert "src/my_env/kit/env/wrappers.py" in changed(tmp_path / "my-env")
     assert not changed(tmp_path / "my-env") & YOURS
 
 
@@ -486,7 +486,7 @@ UNDO = "git checkout -q HEAD .gitignore; git add -A . && git stash -- ."
 def test_killed_at_any_moment(history: Versions, project: Path, moment: float) -> None:
     """The user's files stay, and the command that the update prints first undoes the rest."""
     tag = history.with_changes(*CHANGES_OF_ALL, versions.kit_removed)
-    replace(project / "src/my_env/kit/ppo.py", '"""', '"""Mine. ')
+    replace(project / "src/my_env/kit/ppo/state.py", '"""', '"""Mine. ')
     append("src/my_env/env.py", "# mine\n")(project)
     append(".gitignore", "/.env\n")(project)
     write(".env", b"SECRET=1\n")(project)  # ignored, so `git stash` must leave it

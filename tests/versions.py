@@ -96,7 +96,7 @@ def first(root: Path) -> None:
 
 def kit_changed(root: Path) -> None:
     replace(root / PACKAGE / "kit/spare.py", "TWO = 2", "TWO = 2.0")
-    append(root / PACKAGE / "kit/wrappers.py", "\n\nNEWER = True\n")
+    append(root / PACKAGE / "kit/env/wrappers.py", "\n\nNEWER = True\n")
 
 
 def kit_added(root: Path) -> None:
@@ -198,9 +198,10 @@ class Versions:
             shutil.copytree(template / name, repository / name)
         shutil.copy(template / "copier.yml", repository)
         if not whole:
-            shutil.rmtree(repository / PACKAGE / "kit/check")
-            for path in (repository / PACKAGE / "kit").glob("*.py"):
-                if path.name not in ("__init__.py", "ppo.py", "wrappers.py"):
+            kit = repository / PACKAGE / "kit"
+            kept = {kit / "__init__.py", kit / "ppo/state.py", kit / "env/wrappers.py"}
+            for path in kit.rglob("*.*"):
+                if path not in kept:
                     path.unlink()
         first(repository)
         commit(repository)

@@ -20,10 +20,10 @@ from brax.envs.base import Env
 from brax.training.agents.ppo import train as ppo
 from defects import DEFECTS
 from flax import linen as nn
-from kit.actions import Continuous, Discrete
-from kit.brax_trainers import enable_brax_trainers
 from kit.check import RULES, check_env
-from kit.networks import make_network_factory
+from kit.env.actions import Continuous, Discrete
+from kit.ppo.brax_trainers import enable_brax_trainers
+from kit.ppo.networks import make_network_factory
 from table import PAGE, cell, key_of, rows, what_check_says
 
 

@@ -12,11 +12,12 @@ import jax
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from kit.actions import action_space_of
 from kit.check import RULES, Violation, check_env
 from kit.check.stages import Clock
-from kit.networks import make_network_factory
-from kit.ppo import PPOConfig, make_ppo
+from kit.env.actions import action_space_of
+from kit.ppo.algorithm import make_ppo
+from kit.ppo.networks import make_network_factory
+from kit.ppo.settings import PPOConfig
 
 SOURCE = """
 import dataclasses
@@ -28,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from pathlib import Path
 from brax.envs.base import Env, State
-from kit.actions import Continuous, Discrete
+from kit import Continuous, Discrete
 
 ACTION_SPACE = Continuous(2)
 Other = dataclasses.make_dataclass('State', State.__dataclass_fields__)

@@ -22,9 +22,9 @@ from brax.envs.base import Env, State
 from correct import CORRECT, FOREIGN
 from defects import DEFECTS, Defect, edited, timed
 from flax import linen as nn
-from kit.actions import Continuous, Discrete, MultiDiscrete
 from kit.check import RULES, Report, check_env, examine, format_report
-from kit.networks import make_network_factory
+from kit.env.actions import Continuous, Discrete, MultiDiscrete
+from kit.ppo.networks import make_network_factory
 from rich.console import Console
 
 LENGTH = 60
@@ -574,8 +574,7 @@ def test_contract_tests_fail_when_the_time_is_up(tmp_path: Path) -> None:
         "where = 'compiled'\n"
         + SLOW
         + """
-from kit.ppo import PPOConfig
-from kit.task import Task
+from kit import PPOConfig, Task
 task = Task(edited(Point, step=step), PPOConfig(episode_length=60), None)
 """
     )

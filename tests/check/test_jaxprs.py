@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from kit.check import jaxprs
+from kit.trace import jaxprs
 
 X = jax.ShapeDtypeStruct((3,), jnp.float32)
 I = jax.ShapeDtypeStruct((), jnp.int32)  # noqa: E741

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from brax.envs.base import Env
-from kit.actions import ActionSpace, Continuous, Discrete, MultiDiscrete, action_space_of
+from kit.env.actions import ActionSpace, Continuous, Discrete, MultiDiscrete, action_space_of
 from kit.errors import UsageError
 from toys import SPACES
 

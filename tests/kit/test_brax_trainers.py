@@ -9,8 +9,8 @@ import pytest
 from brax.training.agents.apg import train as apg
 from brax.training.agents.ppo import train as ppo
 from brax.training.agents.sac import train as sac
-from kit.brax_trainers import enable_brax_trainers
-from kit.wrappers import wrap_for_training
+from kit.env.wrappers import wrap_for_training
+from kit.ppo.brax_trainers import enable_brax_trainers
 from toys import Toy, toy_task
 
 

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from brax.envs.base import Env, State
-from kit.actions import Continuous, Discrete, MultiDiscrete
-from kit.compare import Comparison, compare
+from kit.env.actions import Continuous, Discrete, MultiDiscrete
+from kit.env.episodes import Policy
 from kit.errors import UsageError
-from kit.rollout import Policy
+from kit.tools.compare import Comparison, compare
 from toys import Toy
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

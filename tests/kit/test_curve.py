@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kit import curve
+from kit.run import curve, statistics
 from PIL import Image
 
 
@@ -26,28 +26,28 @@ from PIL import Image
     ],
 )
 def test_interquartile_mean(scores: Any, mean: float) -> None:
-    assert curve.interquartile_mean(scores) == pytest.approx(mean)
+    assert statistics.interquartile_mean(scores) == pytest.approx(mean)
 
 
 def test_the_interval_covers_the_true_value_about_as_often_as_it_says() -> None:
     samples = np.random.default_rng(1).normal(3, 2, size=(300, 16))
-    intervals = [curve.bootstrap_interval(scores, resamples=500) for scores in samples]
+    intervals = [statistics.bootstrap_interval(scores, resamples=500) for scores in samples]
     covered = np.mean([low <= 3 <= high for low, high in intervals])
     assert 0.88 < covered < 0.98
-    narrow = [curve.bootstrap_interval(x, resamples=500, confidence=0.5) for x in samples]
+    narrow = [statistics.bootstrap_interval(x, resamples=500, confidence=0.5) for x in samples]
     assert 0.4 < np.mean([low <= 3 <= high for low, high in narrow]) < 0.6
 
 
 def test_tasks_are_resampled_each_by_itself() -> None:
     """Were runs drawn as a whole, opposite tasks would cancel out."""
     a = np.arange(8.0)
-    low, high = curve.bootstrap_interval(np.stack([a, -a], axis=1))
+    low, high = statistics.bootstrap_interval(np.stack([a, -a], axis=1))
     assert low < -0.5 < 0.5 < high
 
 
 def test_the_same_scores_give_the_same_interval() -> None:
-    assert curve.bootstrap_interval([1, 2, 3]) == curve.bootstrap_interval([1, 2, 3])
-    assert curve.bootstrap_interval([4, 4]) == (4, 4)
+    assert statistics.bootstrap_interval([1, 2, 3]) == statistics.bootstrap_interval([1, 2, 3])
+    assert statistics.bootstrap_interval([4, 4]) == (4, 4)
 
 
 def row(steps: int, seed: int, mean: float, spread: float = 1.0) -> dict[str, float]:
@@ -148,7 +148,7 @@ def test_a_link_is_replaced_rather_than_followed(tmp_path: Path) -> None:
 MATPLOTLIB_LATE = """
 import sys
 from pathlib import Path
-from kit import curve, display
+from kit.run import curve, display
 late = [name for name in ("matplotlib", "tensorboardX", "wandb") if name in sys.modules]
 assert not late, f"{late} should be imported only when used"
 curve.draw(Path(sys.argv[1]))
@@ -158,7 +158,7 @@ assert "matplotlib.pyplot" not in sys.modules
 
 def test_a_nonsensical_mplbackend_and_imports_only_when_used(tmp_path: Path) -> None:
     run = write(tmp_path / "run", [row(0, 0, 1.0), row(10, 0, 2.0)])
-    path = str(Path(curve.__file__).parents[1])
+    path = str(Path(curve.__file__).parents[2])
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", MATPLOTLIB_LATE, str(run)],
         env={**os.environ, "MPLBACKEND": "nonsense", "PYTHONPATH": path},

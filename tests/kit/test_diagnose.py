@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 from brax.envs.base import State
 from faults import FAULTS, FORESIGHT, SOUND
-from kit import cli, runs
-from kit.actions import Discrete
-from kit.diagnose import diagnose
-from kit.evidence import Evidence
-from kit.experiments import reading_of
-from kit.findings import findings, verdict
-from kit.planner import Planner
-from kit.rollout import random_policy
-from kit.trials import Outcome, with_other_keys
-from kit.wrappers import wrap_for_evaluation
+from kit import cli
+from kit.env.actions import Discrete
+from kit.env.episodes import random_policy
+from kit.env.wrappers import wrap_for_evaluation
+from kit.run import folder
+from kit.tools.diagnose.diagnose import diagnose
+from kit.tools.diagnose.evidence import Evidence
+from kit.tools.diagnose.experiments import reading_of
+from kit.tools.diagnose.findings import findings, verdict
+from kit.tools.diagnose.planner import Planner
+from kit.tools.diagnose.trials import Outcome, with_other_keys
 from toys import SPACES, Toy, toy_task
 
 # The others take minutes together.
@@ -325,11 +326,11 @@ def test_a_constant_action_that_was_lucky_once_is_not_called_best() -> None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with one checkpoint; nothing is trained."""
-    run = runs.make_folder(tmp_path_factory.mktemp("runs") / "run")
+    run = folder.make_folder(tmp_path_factory.mktemp("runs") / "run")
     task = toy_task()
     ppo = task.make_ppo()
-    runs.write_config(run, "task", task, ppo)
-    runs.save_checkpoint(run, jax.jit(ppo.init)(np.uint32(0)), 0)
+    folder.write_config(run, "task", task, ppo)
+    folder.save_checkpoint(run, jax.jit(ppo.init)(np.uint32(0)), 0)
     return run
 
 

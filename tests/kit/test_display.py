@@ -18,10 +18,12 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from kit import display
-from kit.actions import ActionSpace, Continuous, Discrete, MultiDiscrete
-from kit.display import Display, Reporter, Row, advice, reporters, require_extras
+from kit.env.actions import ActionSpace, Continuous, Discrete, MultiDiscrete
 from kit.errors import UsageError
+from kit.run import display
+from kit.run.advice import advice, few_updates
+from kit.run.display import Display, Row
+from kit.run.reports import Reporter, reporters, require_extras
 from PIL import Image
 from rich.console import Console
 from toys import TINY
@@ -188,21 +190,21 @@ def test_numbers_of_any_size_show_digits(x: float, shown: str) -> None:
 
 def test_few_updates_are_told_with_what_gives_more() -> None:
     few = dataclasses.replace(TINY, batch_size=64, num_timesteps=4000)  # 8 of 512 steps
-    (text,) = display.few_updates(few, 1)
+    (text,) = few_updates(few, 1)
     assert text.startswith("Little can be learned in 8 updates: for 20 or more, try ")
     assert "--batch-size 26 or --num-timesteps 10240." in text
     assert dataclasses.replace(few, batch_size=26).num_updates >= 20
     assert dataclasses.replace(few, num_timesteps=10240).num_updates == 20
     # As many environments and devices as there are have to divide it.
-    (text,) = display.few_updates(dataclasses.replace(few, num_envs=32), 1)
+    (text,) = few_updates(dataclasses.replace(few, num_envs=32), 1)
     assert "--batch-size 16 or" in text
-    (text,) = display.few_updates(few, 4)
+    (text,) = few_updates(few, 4)
     assert "--batch-size 24 or" in text
-    (text,) = display.few_updates(dataclasses.replace(few, num_timesteps=320), 1)
+    (text,) = few_updates(dataclasses.replace(few, num_timesteps=320), 1)
     assert "in 1 update: for 20 or more, try --batch-size 2 or --num-timesteps 10240." in text
-    (text,) = display.few_updates(dataclasses.replace(few, num_timesteps=10), 1)
+    (text,) = few_updates(dataclasses.replace(few, num_timesteps=10), 1)
     assert text.endswith("try --num-timesteps 10240.")
-    assert display.few_updates(dataclasses.replace(few, num_timesteps=20 * 512), 1) == []
+    assert few_updates(dataclasses.replace(few, num_timesteps=20 * 512), 1) == []
 
 
 def row(steps: int, **values: float) -> dict[str, float]:
@@ -647,7 +649,7 @@ def test_a_refusal_of_wandb_is_one_sentence(
 WANDB_RUN = """
 import sys
 from pathlib import Path
-from kit.display import reporters
+from kit.run.reports import reporters
 from toys import TINY
 run = Path(sys.argv[1])
 for session in ((0, 32), (64,)):

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from brax.training.agents.ppo.networks import make_ppo_networks
 from flax import linen as nn
-from kit import export as exporting
-from kit import fingerprint, runs
 from kit.errors import UsageError
-from kit.export import export
-from kit.task import Task
+from kit.ppo.task import Task
+from kit.run import fingerprint, folder
+from kit.run.folder import load_policy
+from kit.tools import export as exporting
+from kit.tools.export import export
 from toys import OBSERVATIONS, SPACES, Encoder, toy_task
 
 HAS_ONNX = importlib.util.find_spec("jax2onnx") is not None
@@ -33,7 +34,7 @@ IMAGE_SHAPE = (9, 10, 3)
 
 def hybrid_encoder() -> nn.Module:
     """That of the skeleton with images."""
-    path = Path(exporting.__file__).parents[1] / "encoder.py"
+    path = Path(exporting.__file__).parents[2] / "encoder.py"
     env = types.ModuleType("hybrid.env")
     vars(env).update(IMAGE_SHAPE=IMAGE_SHAPE)
     sys.modules["hybrid.env"] = env
@@ -84,7 +85,7 @@ def run_of(task: Task, run: Path, *seeds: int) -> Path:
     """A run with a checkpoint for each seed, after as many steps; nothing is trained."""
     ppo = task.make_ppo()
     (run / "checkpoints").mkdir(parents=True)
-    runs.write_config(run, "task", task, ppo)
+    folder.write_config(run, "task", task, ppo)
     for seed in seeds or (0,):
         state = jax.jit(ppo.init)(np.uint32(seed))
         statistics = state.normalizer_params
@@ -92,7 +93,7 @@ def run_of(task: Task, run: Path, *seeds: int) -> Path:
             mean=jax.tree.map(lambda x: x + 0.3, statistics.mean),
             std=jax.tree.map(lambda x: x * 0.5, statistics.std),
         )
-        runs.save_checkpoint(run, state.replace(normalizer_params=statistics), seed)
+        folder.save_checkpoint(run, state.replace(normalizer_params=statistics), seed)
     return run
 
 
@@ -135,7 +136,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, A
     found: dict[str, dict[str, Any]] = {"run": {}}
     for case, task in CASES.items():
         run = run_of(task, folder / case)
-        action, _ = runs.load_policy(run, task)(observations(task), jax.random.PRNGKey(0))
+        action, _ = load_policy(run, task)(observations(task), jax.random.PRNGKey(0))
         found["run"][case] = np.asarray(action)
         for path, load in export(run, task, onnx=HAS_ONNX and case != NOT_TO_ONNX).items():
             obs = observations(task)
@@ -191,7 +192,7 @@ def test_any_checkpoint_is_exported(tmp_path: Path) -> None:
     run, obs = run_of(task, tmp_path / "run", 1, 2), observations(task)
     for steps in (1, 2, None):
         (path,) = export(run, {"task": task}, steps=steps)
-        expected, _ = runs.load_policy(run, task, steps=steps)(obs, jax.random.PRNGKey(0))
+        expected, _ = load_policy(run, task, steps=steps)(obs, jax.random.PRNGKey(0))
         action = jax.export.deserialize(bytearray(path.read_bytes())).call(obs)
         np.testing.assert_allclose(action, expected, atol=1e-6)
 
@@ -201,11 +202,11 @@ def test_any_seed_of_a_run_of_several_is_exported(tmp_path: Path) -> None:
     run, obs = run_of(task, tmp_path / "run"), observations(task)
     init = jax.jit(task.make_ppo().init)
     states = [init(np.uint32(seed)) for seed in (3, 4)]
-    runs.save_checkpoint(run, jax.tree.map(lambda *x: jnp.stack(x), *states), 0)
+    folder.save_checkpoint(run, jax.tree.map(lambda *x: jnp.stack(x), *states), 0)
     actions = []
     for seed in (3, 4):
         (path,) = export(run, task, seed=seed)
-        expected, _ = runs.load_policy(run, task, seed=seed)(obs, jax.random.PRNGKey(0))
+        expected, _ = load_policy(run, task, seed=seed)(obs, jax.random.PRNGKey(0))
         actions.append(jax.export.deserialize(bytearray(path.read_bytes())).call(obs))
         np.testing.assert_allclose(actions[-1], expected, atol=1e-6)
     assert np.abs(actions[0] - actions[1]).max() > 1e-3

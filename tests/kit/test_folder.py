@@ -26,13 +26,14 @@ from brax.training.agents.ppo import networks as brax_networks
 from flax import linen as nn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kit import files, fingerprint, pytrees, runs
+from kit.env import keys
 from kit.errors import UsageError
-from kit.ppo import TrainingState
-from kit.task import Task
+from kit.ppo.state import TrainingState
+from kit.ppo.task import Task
+from kit.run import files, fingerprint, folder
 from toys import SPACES, Toy, toy_task
 
-KIT = Path(runs.__file__).parent
+KIT = Path(folder.__file__).parents[1]
 TASK = toy_task()
 SEVERAL = toy_task(seed=5, num_seeds=3)
 STEPS = (0, 32, 64)
@@ -53,7 +54,7 @@ def shapes_of(task: Task) -> TrainingState:
 
 
 SHAPES = shapes_of(TASK)
-WHOLE = runs.Saved(SHAPES)
+WHOLE = folder.Saved(SHAPES)
 
 
 def state_of(number: int, shapes: TrainingState = SHAPES) -> TrainingState:
@@ -69,11 +70,11 @@ def row(steps: int, value: float, seed: int = 0, **others: Any) -> dict[str, flo
 
 
 def write_config(run: Path, task: Task, num_devices: int = 1) -> None:
-    runs.write_config(run, "task", task, task.make_ppo(), num_devices)
+    folder.write_config(run, "task", task, task.make_ppo(), num_devices)
 
 
 def changes_since(run: Path, task: Task, num_devices: int = 1) -> list[str]:
-    return runs.changes_since(run, task.environment(), task.make_ppo(), num_devices)
+    return folder.changes_since(run, task.environment(), task.make_ppo(), num_devices)
 
 
 @pytest.fixture(scope="module")
@@ -83,19 +84,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Of the seeds 5, 6 and 7 the best is 6 at 32 steps, and 5 at 64.
     """
     made = tmp_path_factory.mktemp("made")
-    run = runs.make_folder(made / "run")
+    run = folder.make_folder(made / "run")
     write_config(run, TASK)
     for steps, value in zip(STEPS, (-3.0, -1.0, -2.0), strict=True):
-        runs.append_metrics(run, [row(steps, value)])
-        runs.save_checkpoint(run, state_of(steps), steps)
-        runs.save_resume(run, runs.Saved(state_of(steps)))
-    several = runs.make_folder(made / "several")
+        folder.append_metrics(run, [row(steps, value)])
+        folder.save_checkpoint(run, state_of(steps), steps)
+        folder.save_resume(run, folder.Saved(state_of(steps)))
+    several = folder.make_folder(made / "several")
     write_config(several, SEVERAL)
     returns = {0: (1.0, 1.0, 1.0), 32: (2.0, 9.0, 2.0), 64: (7.0, 5.0, 6.0)}
     for steps, values in returns.items():
-        runs.append_metrics(several, [row(steps, v, 5 + i) for i, v in enumerate(values)])
+        folder.append_metrics(several, [row(steps, v, 5 + i) for i, v in enumerate(values)])
         members = [state_of(steps + i) for i in range(3)]
-        runs.save_checkpoint(several, jax.tree.map(lambda *x: np.stack(x), *members), steps)
+        folder.save_checkpoint(several, jax.tree.map(lambda *x: np.stack(x), *members), steps)
     return made
 
 
@@ -150,7 +151,7 @@ def test_a_pasted_path_names_the_path_and_runs_nothing(name: str, tmp_path: Path
 
 @pytest.mark.parametrize("name", ["\x1b[31mred", "two\nlines", "\udc80", "bell\a", "\u202eright"])
 def test_messages_name_the_folder_as_it_is_and_are_escaped_once(name: str, tmp_path: Path) -> None:
-    said = refused(runs.read_config, tmp_path / name)
+    said = refused(folder.read_config, tmp_path / name)
     assert str(tmp_path / name) in said
     assert "\\" not in said
     escaped = files.printable(said)
@@ -165,22 +166,22 @@ def test_runs_of_the_same_second_get_folders_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    made = [runs.make_folder() for _ in range(20)]
+    made = [folder.make_folder() for _ in range(20)]
     assert len(set(made)) == 20
     assert all(path.is_dir() and path.parent == Path("runs") for path in made)
 
 
 def test_a_folder_that_holds_something_is_refused(run: Path, tmp_path: Path) -> None:
-    assert f"continue with --resume {run}" in refused(runs.make_folder, run)
+    assert f"continue with --resume {run}" in refused(folder.make_folder, run)
     (tmp_path / "empty").mkdir()
-    assert runs.make_folder(tmp_path / "empty") == tmp_path / "empty"
+    assert folder.make_folder(tmp_path / "empty") == tmp_path / "empty"
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
-    assert "--resume" not in refused(runs.make_folder, tmp_path / "other")
+    assert "--resume" not in refused(folder.make_folder, tmp_path / "other")
     # What a run leaves that was killed right after it locked its folder.
-    with runs.lock(tmp_path / "empty"):
+    with folder.lock(tmp_path / "empty"):
         pass
-    runs.make_folder(tmp_path / "empty")
+    folder.make_folder(tmp_path / "empty")
 
 
 def test_where_no_folder_can_be_made_is_told(
@@ -188,14 +189,14 @@ def test_where_no_folder_can_be_made_is_told(
 ) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "nowhere").symlink_to(tmp_path / "missing")
-    assert "Not a directory" in refused(runs.make_folder, tmp_path / "file")
-    assert "file is no folder" in refused(runs.make_folder, tmp_path / "file" / "run")
-    refused(runs.make_folder, tmp_path / "nowhere")
-    assert "name too long" in refused(runs.make_folder, tmp_path / ("x" * 300))
-    assert runs.make_folder(tmp_path / "a" / "b" / "c").is_dir()
+    assert "Not a directory" in refused(folder.make_folder, tmp_path / "file")
+    assert "file is no folder" in refused(folder.make_folder, tmp_path / "file" / "run")
+    refused(folder.make_folder, tmp_path / "nowhere")
+    assert "name too long" in refused(folder.make_folder, tmp_path / ("x" * 300))
+    assert folder.make_folder(tmp_path / "a" / "b" / "c").is_dir()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").symlink_to(tmp_path / "missing")
-    refused(runs.make_folder)
+    refused(folder.make_folder)
 
 
 @pytest.mark.parametrize("name", [None, "run", "empty", "a/b/c"])
@@ -205,10 +206,10 @@ def test_a_folder_that_can_t_be_made_is_refused_before_anything_compiles(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     run = None if name is None else Path(name)
-    runs.refuse_existing(run)
+    folder.refuse_existing(run)
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
     assert "can't be written to: name a folder in another place" in refused(
-        runs.refuse_existing, run
+        folder.refuse_existing, run
     )
 
 
@@ -229,21 +230,20 @@ def test_why_a_folder_can_t_be_used_is_told(
         raise error
 
     monkeypatch.setattr(Path, "mkdir", fails)
-    assert sentence in refused(runs.make_folder, tmp_path / "new")
-    assert sentence in refused(runs.make_folder)
+    assert sentence in refused(folder.make_folder, tmp_path / "new")
+    assert sentence in refused(folder.make_folder)
     monkeypatch.setattr(os, "open", fails)
-    assert sentence in refused(runs.lock(run).__enter__)
-    assert sentence in refused(runs.read_config, run)
-    assert sentence in refused(runs.load_parameters, run, SHAPES)
+    assert sentence in refused(folder.lock(run).__enter__)
+    assert sentence in refused(folder.read_config, run)
+    assert sentence in refused(folder.load_parameters, run, SHAPES)
 
 
 def test_one_process_at_a_time_and_a_killed_one_leaves_no_lock(run: Path) -> None:
     script = f"""
-import sys, time, types
-sys.modules["kit"] = types.ModuleType("kit")  # without importing all of JAX
-sys.modules["kit"].__path__ = [{str(KIT)!r}]
+import sys, time
+sys.path.insert(0, {str(KIT.parent)!r})
 from pathlib import Path
-from kit import files
+from kit.run import files
 with files.lock(Path({str(run / ".lock")!r})) as free:
     print(free, flush=True)
     time.sleep(60)
@@ -251,18 +251,18 @@ with files.lock(Path({str(run / ".lock")!r})) as free:
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"True\n"
-        with pytest.raises(UsageError, match="Another process is training in"), runs.lock(run):
+        with pytest.raises(UsageError, match="Another process is training in"), folder.lock(run):
             pass
         holder.send_signal(signal.SIGKILL)
-    with runs.lock(run):
+    with folder.lock(run):
         pass
-    with runs.lock(run):
+    with folder.lock(run):
         pass
 
 
 def test_an_error_inside_the_lock_is_passed_on_as_it_is(run: Path) -> None:
     error = OSError(errno.ENOSPC, "No space left on device", "elsewhere")
-    with pytest.raises(OSError, match="elsewhere") as raised, runs.lock(run):
+    with pytest.raises(OSError, match="elsewhere") as raised, folder.lock(run):
         raise error
     assert raised.value is error
 
@@ -273,7 +273,7 @@ def test_without_locks_a_run_is_not_locked(run: Path, monkeypatch: pytest.Monkey
 
     for module in (None, type("fcntl", (), {"flock": unsupported, "LOCK_EX": 2, "LOCK_NB": 4})):
         monkeypatch.setattr(files, "fcntl", module)
-        with runs.lock(run), runs.lock(run):
+        with folder.lock(run), folder.lock(run):
             pass
 
 
@@ -281,9 +281,9 @@ def test_without_locks_a_run_is_not_locked(run: Path, monkeypatch: pytest.Monkey
 
 WRITES: dict[str, Callable[[Path], None]] = {
     "config.json": lambda run: write_config(run, TASK),
-    "metrics.jsonl": lambda run: runs.forget_after(run, 64),
-    "resume.msgpack": lambda run: runs.save_resume(run, runs.Saved(state_of(1))),
-    "checkpoints/000000000064.msgpack": lambda run: runs.save_checkpoint(run, state_of(1), 64),
+    "metrics.jsonl": lambda run: folder.forget_after(run, 64),
+    "resume.msgpack": lambda run: folder.save_resume(run, folder.Saved(state_of(1))),
+    "checkpoints/000000000064.msgpack": lambda run: folder.save_checkpoint(run, state_of(1), 64),
 }
 
 
@@ -306,7 +306,7 @@ def test_no_append_lands_outside(run: Path, tmp_path: Path) -> None:
     outside.write_text("mine")
     (run / "metrics.jsonl").unlink()
     (run / "metrics.jsonl").symlink_to(outside)
-    assert "is a link" in refused(runs.append_metrics, run, [row(96, 0.0)])
+    assert "is a link" in refused(folder.append_metrics, run, [row(96, 0.0)])
     assert outside.read_text() == "mine"
 
 
@@ -323,8 +323,8 @@ def test_a_link_to_a_folder_is_refused(tmp_path: Path) -> None:
 def test_checkpoints_elsewhere_are_neither_written_nor_deleted(run: Path, tmp_path: Path) -> None:
     (run / "checkpoints").rename(tmp_path / "elsewhere")
     (run / "checkpoints").symlink_to(tmp_path / "elsewhere")
-    refused(runs.save_checkpoint, run, state_of(1), 96)
-    refused(runs.keep, run, 1, 32)
+    refused(folder.save_checkpoint, run, state_of(1), 96)
+    refused(folder.keep, run, 1, 32)
     assert len(list((tmp_path / "elsewhere").iterdir())) == 3
 
 
@@ -340,7 +340,7 @@ def test_a_full_disk_keeps_what_there_was(name: str, run: Path) -> None:
 
 def test_a_file_in_the_way_is_an_error_about_that_file(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").touch()
-    assert "checkpoints is no folder" in refused(runs.save_checkpoint, tmp_path, state_of(1), 0)
+    assert "checkpoints is no folder" in refused(folder.save_checkpoint, tmp_path, state_of(1), 0)
     with pytest.raises(files.FileError, match="Not a directory") as error:
         files.folder(tmp_path / "checkpoints", "in it")
     assert error.value.filename == str(tmp_path / "checkpoints" / "in it")
@@ -354,17 +354,17 @@ def test_checkpoints_that_can_t_be_deleted_are_an_error_about_them(
 
     monkeypatch.setattr(Path, "unlink", fails)
     with pytest.raises(files.FileError, match="Permission denied") as error:
-        runs.keep(run, 1, 64)
-    assert error.value.filename in {str(path) for path in runs.checkpoints(run).values()}
+        folder.keep(run, 1, 64)
+    assert error.value.filename in {str(path) for path in folder.checkpoints(run).values()}
 
 
 def test_a_full_disk_tears_no_line_of_metrics(run: Path) -> None:
     before = (run / "metrics.jsonl").read_bytes()
     with full_disk(len(before) + 30), pytest.raises(OSError, match="File too large"):
-        runs.append_metrics(run, [row(96, 0.0), row(96, 0.0, seed=1)])
+        folder.append_metrics(run, [row(96, 0.0), row(96, 0.0, seed=1)])
     assert (run / "metrics.jsonl").read_bytes() == before
-    runs.append_metrics(run, [row(96, 0.0)])
-    assert [r["steps"] for r in runs.read_metrics(run)] == [*STEPS, 96]
+    folder.append_metrics(run, [row(96, 0.0)])
+    assert [r["steps"] for r in folder.read_metrics(run)] == [*STEPS, 96]
 
 
 def test_others_may_read_a_run_as_the_umask_says(run: Path) -> None:
@@ -420,12 +420,12 @@ def test_a_library_finds_no_link_in_its_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "resume.msgpack", "checkpoint"])
 def test_what_is_no_file_is_refused_at_once(name: str, run: Path) -> None:
-    path = run / name if name != "checkpoint" else runs.checkpoints(run)[64]
+    path = run / name if name != "checkpoint" else folder.checkpoints(run)[64]
 
     def read() -> None:
-        runs.read_metrics(run)
-        runs.load_resume(run, WHOLE)
-        runs.load_parameters(run, SHAPES)
+        folder.read_metrics(run)
+        folder.load_resume(run, WHOLE)
+        folder.load_parameters(run, SHAPES)
 
     path.rename(run / "kept")
     for make in (
@@ -453,9 +453,9 @@ def test_stray_files_are_no_checkpoints(run: Path) -> None:
         (run / "checkpoints" / name).write_bytes(b"stray")
     (run / "checkpoints" / "000000000128.msgpack").mkdir()
     (run / "checkpoints" / f"{'9' * 30}.msgpack").touch()
-    assert list(runs.checkpoints(run)) == list(STEPS)
-    runs.load_parameters(run, SHAPES)
-    runs.keep(run, 1, 32)
+    assert list(folder.checkpoints(run)) == list(STEPS)
+    folder.load_parameters(run, SHAPES)
+    folder.keep(run, 1, 32)
     assert (run / "checkpoints" / "best.msgpack").exists()
 
 
@@ -487,7 +487,7 @@ def edit(run: Path, change: Callable[[Any], Any]) -> None:
 )
 def test_what_is_wrong_with_config_json_is_told(run: Path, change: Any, sentence: str) -> None:
     edit(run, change)
-    said = refused(runs.load_policy, run, TASK)
+    said = refused(folder.load_policy, run, TASK)
     assert sentence in said
     assert "config.json is damaged" in said
 
@@ -503,7 +503,7 @@ def test_what_is_wrong_with_config_json_is_told(run: Path, change: Any, sentence
 )
 def test_a_config_that_is_not_json_is_one_sentence(run: Path, data: bytes) -> None:
     (run / "config.json").write_bytes(data)
-    refused(runs.read_config, run)
+    refused(folder.read_config, run)
 
 
 SAVED = {
@@ -538,27 +538,27 @@ def test_any_edit_of_config_json_is_read_or_told(
     (tmp_path / "config.json").write_text(json.dumps(saved))
     said = ""
     try:
-        runs.read_config(tmp_path)
-        runs.refuse_other_sizes(tmp_path, Toy())
+        folder.read_config(tmp_path)
+        folder.refuse_other_sizes(tmp_path, Toy())
         changes_since(tmp_path, TASK)
-        runs.load_policy(tmp_path, {"task": TASK})
+        folder.load_policy(tmp_path, {"task": TASK})
     except UsageError as error:
         said = str(error)
     assert len(said) < 1000
 
 
 def test_what_differs_from_the_saved_run_is_said(run: Path) -> None:
-    said = refused(runs.load_policy, run, toy_task(SPACES["discrete"]))
+    said = refused(folder.load_policy, run, toy_task(SPACES["discrete"]))
     assert "action_space Continuous(size=2), but the environment has Discrete(size=3) now" in said
-    said = refused(runs.load_policy, run, toy_task(observe=lambda x: jnp.stack([x, x, x])))
+    said = refused(folder.load_policy, run, toy_task(observe=lambda x: jnp.stack([x, x, x])))
     assert "observation [2], but the environment has [3]" in said
     edit(run, lambda saved: saved.update(observation={"\x1b[31m": [2]}, action_space="\x1b[31m"))
-    refused(runs.load_policy, run, TASK)
+    refused(folder.load_policy, run, TASK)
     edit(run, lambda saved: saved.update(observation=[2]))
-    refused(runs.load_policy, run, TASK)
+    refused(folder.load_policy, run, TASK)
     edit(run, lambda saved: saved.update(action_space=fingerprint.sizes(Toy())["action_space"]))
     wider = dataclasses.replace(TASK.network_factory, policy_hidden_layer_sizes=(9,))
-    said = refused(runs.load_policy, run, dataclasses.replace(TASK, network_factory=wider))
+    said = refused(folder.load_policy, run, dataclasses.replace(TASK, network_factory=wider))
     assert "params.policy" in said
     assert "is float32[8] there, but float32[9] now" in said
 
@@ -594,7 +594,7 @@ def test_other_versions_and_another_environment_are_said(run: Path) -> None:
 
 def test_another_number_of_devices_is_said(tmp_path: Path) -> None:
     write_config(tmp_path, TASK, num_devices=4)
-    assert runs.read_config(tmp_path)["num_devices"] == 4
+    assert folder.read_config(tmp_path)["num_devices"] == 4
     assert changes_since(tmp_path, TASK, num_devices=4) == []
     (said,) = changes_since(tmp_path, TASK, num_devices=2)
     assert said == "It ran on 4 devices and runs on 2 now."
@@ -618,7 +618,7 @@ def test_where_a_function_lies_in_memory_makes_no_difference(tmp_path: Path) -> 
 
 
 def test_lines_that_are_no_rows_are_left_out(run: Path) -> None:
-    whole = runs.read_metrics(run)
+    whole = folder.read_metrics(run)
     path = run / "metrics.jsonl"
     assert all(row(0, 0.0).keys() <= found.keys() for found in whole)
     odd: list[dict[str, Any]] = [{"seed": None}, {"steps": 1.5}, {"steps": True}, {"x": "y"}]
@@ -636,24 +636,24 @@ def test_lines_that_are_no_rows_are_left_out(run: Path) -> None:
         + b'{"steps": 96, "seed": 0, "eval/episode_reward": %s}\n' % (b"1" * 400)
         + b'{"steps": 96, "seed": 0, "eval/epi'
     )
-    assert runs.read_metrics(run) == whole
-    runs.append_metrics(run, [row(96, 0.5)])
-    assert runs.read_metrics(run) == [*whole, row(96, 0.5)]
+    assert folder.read_metrics(run) == whole
+    folder.append_metrics(run, [row(96, 0.5)])
+    assert folder.read_metrics(run) == [*whole, row(96, 0.5)]
 
 
 def test_rows_after_the_state_to_go_on_from_are_forgotten(run: Path) -> None:
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"torn": ')
-    runs.forget_after(run, 32)
+    folder.forget_after(run, 32)
     lines = (run / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["steps"] for line in lines] == [0, 32]
 
 
 def test_rows_of_other_seeds_are_left_out(several: Path) -> None:
-    whole = runs.read_metrics(several)
-    runs.append_metrics(several, [row(96, 99.0, seed=seed) for seed in (0, 4, 8, 20_000)])
-    assert runs.read_metrics(several) == whole
-    assert runs.best(several) == (32, 6)
+    whole = folder.read_metrics(several)
+    folder.append_metrics(several, [row(96, 99.0, seed=seed) for seed in (0, 4, 8, 20_000)])
+    assert folder.read_metrics(several) == whole
+    assert folder.best(several) == (32, 6)
 
 
 def test_a_run_never_refuses_its_own_metrics(tmp_path: Path) -> None:
@@ -663,33 +663,33 @@ def test_a_run_never_refuses_its_own_metrics(tmp_path: Path) -> None:
     with (tmp_path / "metrics.jsonl").open("wb") as file:
         for steps in range(300):
             file.write(padding + json.dumps(row(steps, 0.0)).encode() + b"\n")
-    assert [r["steps"] for r in runs.read_metrics(tmp_path)] == list(range(300))
+    assert [r["steps"] for r in folder.read_metrics(tmp_path)] == list(range(300))
     (tmp_path / "metrics.jsonl").unlink()
 
 
 def test_a_run_without_metrics_has_no_rows(tmp_path: Path) -> None:
     write_config(tmp_path, SEVERAL)
-    assert runs.read_metrics(tmp_path) == []
-    runs.append_metrics(tmp_path, [row(0, 0.0, seed=5 + i) for i in range(3)])
-    assert [r["seed"] for r in runs.read_metrics(tmp_path)] == [5, 6, 7]
+    assert folder.read_metrics(tmp_path) == []
+    folder.append_metrics(tmp_path, [row(0, 0.0, seed=5 + i) for i in range(3)])
+    assert [r["seed"] for r in folder.read_metrics(tmp_path)] == [5, 6, 7]
 
 
 # ---- checkpoints --------------------------------------------------------------------------------
 
 
 def test_a_checkpoint_holds_the_policy_alone_and_resume_all(run: Path) -> None:
-    restored = runs.load_resume(run, WHOLE)
+    restored = folder.load_resume(run, WHOLE)
     assert restored is not None
     same(restored.state, state_of(64))
     for steps in STEPS:
-        loaded = runs.load_parameters(run, SHAPES, steps)
+        loaded = folder.load_parameters(run, SHAPES, steps)
         same((loaded.params, loaded.normalizer_params), _policy(state_of(steps)))
         assert (loaded.key, loaded.env_state) == (None, None)
-    same(runs.load_parameters(run, SHAPES).params, state_of(64).params)
+    same(folder.load_parameters(run, SHAPES).params, state_of(64).params)
     resume = flax.serialization.msgpack_restore((run / "resume.msgpack").read_bytes()[32:])
-    newest = flax.serialization.msgpack_restore(runs.checkpoints(run)[64].read_bytes()[32:])
+    newest = flax.serialization.msgpack_restore(folder.checkpoints(run)[64].read_bytes()[32:])
     assert {f".state{key}" for key in newest} < resume.keys()
-    assert {key.split(".")[1].split("[")[0] for key in newest} == set(runs.IN_CHECKPOINT)
+    assert {key.split(".")[1].split("[")[0] for key in newest} == set(folder.IN_CHECKPOINT)
 
 
 def _policy(state: TrainingState) -> Any:
@@ -699,18 +699,18 @@ def _policy(state: TrainingState) -> Any:
 def test_a_typed_key_is_saved_and_read(run: Path) -> None:
     task = dataclasses.replace(TASK, environment=lambda: Toy(key=jax.random.wrap_key_data))
     shapes = shapes_of(task)
-    raw = jax.tree.map(lambda x: jax.eval_shape(pytrees.raw, x), shapes)
+    raw = jax.tree.map(lambda x: jax.eval_shape(keys.raw, x), shapes)
     state = jax.tree.map(
         lambda like, x: jax.random.wrap_key_data(x) if like.dtype != x.dtype else x,
         shapes,
         state_of(1, raw),
     )
-    runs.save_resume(run, runs.Saved(state))
-    saved = runs.load_resume(run, runs.Saved(shapes))
+    folder.save_resume(run, folder.Saved(state))
+    saved = folder.load_resume(run, folder.Saved(shapes))
     assert saved is not None
     restored = saved.state
     assert jax.tree.map(lambda x: x.dtype, restored) == jax.tree.map(lambda x: x.dtype, state)
-    same(jax.tree.map(pytrees.raw, restored), jax.tree.map(pytrees.raw, state))
+    same(jax.tree.map(keys.raw, restored), jax.tree.map(keys.raw, state))
 
 
 def damages(data: bytes) -> Iterator[bytes]:
@@ -728,20 +728,20 @@ def damages(data: bytes) -> Iterator[bytes]:
 @pytest.mark.parametrize("name", ["{b}", "{", "%s", "{0.__class__}"])
 def test_damage_is_told_whatever_the_folder_is_called(name: str, run: Path) -> None:
     run = run.rename(run.parent / name)
-    path = runs.checkpoints(run)[64]
+    path = folder.checkpoints(run)[64]
     for data in (b"", *(hashlib.sha256(x).digest() + x for x in (b"\xc1", b"\xc0"))):
         path.write_bytes(data)
-        assert f"{path} is damaged" in refused(runs.load_parameters, run, SHAPES)
+        assert f"{path} is damaged" in refused(folder.load_parameters, run, SHAPES)
 
 
 def test_any_damage_is_told_with_what_to_do(run: Path) -> None:
-    newest, oldest = runs.checkpoints(run)[64], runs.checkpoints(run)[0]
+    newest, oldest = folder.checkpoints(run)[64], folder.checkpoints(run)[0]
     for path, load, remedy in (
-        (newest, lambda: runs.load_parameters(run, SHAPES), "delete it to use the one before"),
-        (oldest, lambda: runs.load_parameters(run, SHAPES, 0), "train again"),
+        (newest, lambda: folder.load_parameters(run, SHAPES), "delete it to use the one before"),
+        (oldest, lambda: folder.load_parameters(run, SHAPES, 0), "train again"),
         (
             run / "resume.msgpack",
-            lambda: runs.load_resume(run, WHOLE),
+            lambda: folder.load_resume(run, WHOLE),
             f"--init-from {run}",
         ),
     ):
@@ -754,7 +754,7 @@ def test_any_damage_is_told_with_what_to_do(run: Path) -> None:
         path.write_bytes(whole)
         load()
     newest.unlink()
-    same(runs.load_parameters(run, SHAPES).params, state_of(32).params)
+    same(folder.load_parameters(run, SHAPES).params, state_of(32).params)
 
 
 @pytest.mark.parametrize("content", [[], [1, 2], 3, None, "text", {}], ids=str)
@@ -766,7 +766,7 @@ def test_a_checkpoint_without_arrays_is_refused(content: Any, run: Path) -> None
     "value", [[1, 2], 3, "x", None, {}, np.float32(3), np.zeros((), complex), np.zeros(9)], ids=str
 )
 def test_a_checkpoint_with_something_else_for_an_array_is_refused(value: Any, run: Path) -> None:
-    arrays = flax.serialization.msgpack_restore(runs.checkpoints(run)[64].read_bytes()[32:])
+    arrays = flax.serialization.msgpack_restore(folder.checkpoints(run)[64].read_bytes()[32:])
     arrays[next(iter(arrays))] = value
     refuse_content(run, flax.serialization.msgpack_serialize(arrays))
 
@@ -781,42 +781,42 @@ def test_a_checkpoint_that_is_not_msgpack_is_refused(data: bytes, run: Path) -> 
 
 
 def refuse_content(run: Path, data: bytes) -> None:
-    runs.checkpoints(run)[64].write_bytes(hashlib.sha256(data).digest() + data)
-    refused(runs.load_parameters, run, SHAPES)
+    folder.checkpoints(run)[64].write_bytes(hashlib.sha256(data).digest() + data)
+    refused(folder.load_parameters, run, SHAPES)
 
 
 def test_a_run_that_stopped_before_it_saved_starts_from_its_seed(run: Path) -> None:
     """A checkpoint is written first, so a kill may leave that of the start alone."""
     (run / "resume.msgpack").unlink()
-    said = refused(runs.load_resume, run, WHOLE)
+    said = refused(folder.load_resume, run, WHOLE)
     assert "no resume.msgpack to go on from" in said
     assert f"--init-from {shlex.quote(str(run))}" in said
     for steps in (32, 64):
-        runs.checkpoints(run)[steps].unlink()
-    assert runs.load_resume(run, WHOLE) is None
-    runs.checkpoints(run)[0].unlink()
-    assert runs.load_resume(run, WHOLE) is None
-    assert "has no checkpoint" in refused(runs.load_policy, run, TASK)
-    assert "is not the folder of a run" in refused(runs.load_resume, run.parent, WHOLE)
+        folder.checkpoints(run)[steps].unlink()
+    assert folder.load_resume(run, WHOLE) is None
+    folder.checkpoints(run)[0].unlink()
+    assert folder.load_resume(run, WHOLE) is None
+    assert "has no checkpoint" in refused(folder.load_policy, run, TASK)
+    assert "is not the folder of a run" in refused(folder.load_resume, run.parent, WHOLE)
 
 
 def test_a_checkpoint_that_is_not_there_is_told(run: Path) -> None:
-    assert "it has: 0, 32, 64" in refused(runs.load_parameters, run, SHAPES, 33)
-    assert "it has: 0, 32, 64" in refused(runs.best, run, 33)
+    assert "it has: 0, 32, 64" in refused(folder.load_parameters, run, SHAPES, 33)
+    assert "it has: 0, 32, 64" in refused(folder.best, run, 33)
 
 
 # ---- the best, and those to keep ----------------------------------------------------------------
 
 
 def test_the_best_is_the_one_with_the_highest_return(run: Path) -> None:
-    assert runs.best(run) == (32, 0)
-    runs.checkpoints(run)[32].unlink()
-    assert runs.best(run) == (64, 0)
-    assert runs.best(run, 0) == (0, 0)
-    runs.append_metrics(run, [row(64, float("nan")), row(0, 99.0, seed=1)])
-    assert runs.best(run) == (64, 0)
+    assert folder.best(run) == (32, 0)
+    folder.checkpoints(run)[32].unlink()
+    assert folder.best(run) == (64, 0)
+    assert folder.best(run, 0) == (0, 0)
+    folder.append_metrics(run, [row(64, float("nan")), row(0, 99.0, seed=1)])
+    assert folder.best(run) == (64, 0)
     (run / "metrics.jsonl").unlink()
-    assert runs.best(run) == (64, 0)
+    assert folder.best(run) == (64, 0)
 
 
 @pytest.mark.parametrize(
@@ -826,8 +826,8 @@ def test_the_best_is_the_one_with_the_highest_return(run: Path) -> None:
 def test_the_newest_and_the_best_are_kept(
     newest: int, best: int, left: list[int], run: Path
 ) -> None:
-    runs.keep(run, newest, best)
-    assert list(runs.checkpoints(run)) == left
+    folder.keep(run, newest, best)
+    assert list(folder.checkpoints(run)) == left
 
 
 # ---- several seeds ------------------------------------------------------------------------------
@@ -835,13 +835,15 @@ def test_the_newest_and_the_best_are_kept(
 
 def test_each_seed_is_loaded_and_the_best_by_default(several: Path) -> None:
     for steps, seed in itertools.product(STEPS, (5, 6, 7)):
-        loaded = runs.load_parameters(several, SHAPES, steps, seed)
+        loaded = folder.load_parameters(several, SHAPES, steps, seed)
         same(_policy(loaded), _policy(state_of(steps + seed - 5)))
-    assert runs.best(several) == (32, 6)
-    assert runs.best(several, 64) == (64, 5)
-    same(runs.load_parameters(several, SHAPES).params, state_of(64).params)
-    same(runs.load_parameters(several, SHAPES, 32).params, state_of(33).params)
-    assert "has no seed 4; it has: 5 to 7" in refused(runs.load_parameters, several, SHAPES, seed=4)
+    assert folder.best(several) == (32, 6)
+    assert folder.best(several, 64) == (64, 5)
+    same(folder.load_parameters(several, SHAPES).params, state_of(64).params)
+    same(folder.load_parameters(several, SHAPES, 32).params, state_of(33).params)
+    assert "has no seed 4; it has: 5 to 7" in refused(
+        folder.load_parameters, several, SHAPES, seed=4
+    )
 
 
 def test_the_policy_of_a_seed_acts_as_its_parameters_say(several: Path) -> None:
@@ -851,8 +853,8 @@ def test_the_policy_of_a_seed_acts_as_its_parameters_say(several: Path) -> None:
     for seed, number in ((7, 66), (None, 64)):
         state = state_of(number)
         params = (state.normalizer_params, state.params.policy, state.params.value)
-        policy = runs.load_policy(several, {"task": SEVERAL}, seed=seed)
+        policy = folder.load_policy(several, {"task": SEVERAL}, seed=seed)
         same(policy(obs, key)[0], jax.jit(make_policy(params, deterministic=True))(obs, key)[0])
-    assert "has no seed 0; it has: 5 to 7" in refused(runs.load_policy, several, SEVERAL, seed=0)
+    assert "has no seed 0; it has: 5 to 7" in refused(folder.load_policy, several, SEVERAL, seed=0)
     edit(several, lambda saved: saved["settings"].update(num_seeds=2))
-    assert "does not fit" in refused(runs.load_policy, several, SEVERAL)
+    assert "does not fit" in refused(folder.load_policy, several, SEVERAL)

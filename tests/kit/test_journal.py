@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kit import journal
 from kit.errors import UsageError
-from kit.journal import Journal
-from kit.ladder import RANGES, Ladder, Structure, saved
-from kit.members import Curves
+from kit.tools.tune import journal
+from kit.tools.tune.journal import Journal
+from kit.tools.tune.ladder import RANGES, Ladder, Structure, saved
+from kit.tools.tune.trainer import Curves
 
 STRUCTURES = [Structure("large", True, True), Structure("small", False, False)]
 

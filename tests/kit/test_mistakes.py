@@ -14,10 +14,10 @@ import gymnasium
 import gymnax
 import pytest
 from kit import cli
-from kit.actions import Continuous, Discrete, MultiDiscrete, action_space_of, known_space
 from kit.check import Report, examine
+from kit.env.actions import Continuous, Discrete, MultiDiscrete, action_space_of, known_space
 from kit.errors import UsageError
-from kit.networks import make_network_factory
+from kit.ppo.networks import make_network_factory
 from toys import Toy, toy_task
 
 PACKAGE = Path(__file__).parents[2] / "template" / "src" / "{{package_name}}"
@@ -132,7 +132,7 @@ def test_a_mistake_that_is_not_the_environment_s_keeps_its_traceback(
 ) -> None:
     clean = Report([], {}, [], {}, 0.0)
     monkeypatch.setattr("kit.cli.checker.examine", lambda *_, **__: clean)
-    monkeypatch.setattr("kit.rollout.measure_speed", functools.partial(int, "x", base=7))
+    monkeypatch.setattr("kit.tools.bench.measure_speed", functools.partial(int, "x", base=7))
     with pytest.raises(TypeError, match="at most 2 arguments"):
         cli.main("toy", config(task=Toy), ["bench"])
 
@@ -153,7 +153,7 @@ def test_a_mistake_that_is_not_the_environment_s_keeps_its_traceback(
         ),
         (
             "class Point:\n    @property\n    def action_space(self):\n        return 2\n"
-            "from kit.networks import make_network_factory as f\nf(Point.action_space)",
+            "from kit import make_network_factory as f\nf(Point.action_space)",
             "The action space is a property: write action_space = ... in the body of the class",
         ),
     ],

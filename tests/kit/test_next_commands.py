@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from kit import commands
 from kit.errors import UsageError
+from kit.run import commands
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def bin_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sys, "executable", str(folder / "python"))
     monkeypatch.setattr(sys, "orig_argv", ["my env/bin/python", "-m", "my_env", "train"])
     monkeypatch.setattr(sys, "argv", ["src/my_env/__main__.py", "train"])
-    monkeypatch.setattr(commands, "__package__", "my_env.kit")
+    monkeypatch.setattr(commands, "__package__", "my_env.kit.run")
     return folder
 
 

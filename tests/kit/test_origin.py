@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from kit.origin import find
+from kit.tools.origin import find
 
 X = jnp.arange(1.0, 4.0)
 

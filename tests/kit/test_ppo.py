@@ -16,13 +16,15 @@ from brax.training.agents.ppo import train as brax_ppo
 from brax.training.agents.ppo.losses import PPONetworkParams
 from brax.training.types import Transition
 from flax import linen as nn
-from kit.actions import Continuous
-from kit.brax_trainers import enable_brax_trainers
+from kit.env.actions import Continuous
+from kit.env.wrappers import wrap_for_training
 from kit.errors import UsageError
-from kit.networks import make_network_factory
-from kit.ppo import HyperParameters, PPOConfig, make_ppo, ppo_loss
-from kit.task import Task
-from kit.wrappers import wrap_for_training
+from kit.ppo.algorithm import make_ppo, ppo_loss
+from kit.ppo.brax_trainers import enable_brax_trainers
+from kit.ppo.networks import make_network_factory
+from kit.ppo.settings import PPOConfig
+from kit.ppo.state import HyperParameters
+from kit.ppo.task import Task
 from toys import OBSERVATIONS, SPACES, TINY, Encoder, Toy, toy_task
 
 OURS_ALONE = {
@@ -96,7 +98,7 @@ def test_the_policy_learns_nothing_from_a_step_that_was_cut_off() -> None:
             next_observation=jnp.ones((size[0], 1, 2)),
             extras={"policy_extras": acted, "state_extras": {"truncation": cut_off}},
         )
-        settings = {"entropy_cost": 0.0, "discounting": 0.9, "reward_scaling": 1.0}
+        settings: dict[str, Any] = {"entropy_cost": 0.0, "discounting": 0.9, "reward_scaling": 1.0}
         settings |= {"gae_lambda": 0.95, "clipping_epsilon": 0.3}
         statistics = init_state(specs.Array((2,), jnp.dtype("float32")))
         keys = jax.random.split(jax.random.PRNGKey(0))

@@ -18,14 +18,16 @@ import numpy as np
 import pytest
 from brax.envs.base import Env, State, Wrapper
 from flax import linen as nn
-from kit import cli, runs
-from kit import replay as replaying
+from kit import cli
+from kit.env.wrappers import wrap_for_training
 from kit.errors import TrainingDivergedError, UsageError
-from kit.programs import Programs
-from kit.replay import Finding, replay
-from kit.task import Task
-from kit.train import train, use_compilation_cache
-from kit.wrappers import wrap_for_training
+from kit.ppo.task import Task
+from kit.run import folder
+from kit.run.cache import use_compilation_cache
+from kit.run.programs import Programs
+from kit.run.train import train
+from kit.tools import replay as replaying
+from kit.tools.replay import Finding, replay
 from PIL import Image
 from rich.console import Console
 from toys import SPACES, Toy, toy_task
@@ -51,12 +53,12 @@ def found(finding: Finding | None) -> Finding:
 
 def new_run(task: Task, path: Path, *, evaluations: int = 0) -> Path:
     """A run that was stopped before it saved anything, but for so many rows of metrics."""
-    run = runs.make_folder(path)
-    runs.write_config(run, "task", task, task.make_ppo())
+    run = folder.make_folder(path)
+    folder.write_config(run, "task", task, task.make_ppo())
     steps = task.settings.steps_per_update
     marks = range(0, steps * evaluations, steps)
-    runs.append_metrics(
-        run, [dict.fromkeys(runs.IN_EVERY_ROW, 0.0) | {"steps": n, "seed": 0} for n in marks]
+    folder.append_metrics(
+        run, [dict.fromkeys(folder.IN_EVERY_ROW, 0.0) | {"steps": n, "seed": 0} for n in marks]
     )
     return run
 
@@ -293,7 +295,7 @@ def test_a_plant_is_found(
     info = state.env_state.info
     case = jnp.full_like(info["case"], 1 + list(PLANTS).index(name))
     state = state.replace(env_state=state.env_state.replace(info={**info, "case": case}))
-    runs.save_resume(run, runs.Saved(state))
+    folder.save_resume(run, folder.Saved(state))
 
     finding = found(replay(run, task))
     assert (finding.leaf, finding.value) == (expected.leaf, expected.value)
@@ -550,7 +552,7 @@ def test_a_state_that_was_bad_before_it_was_saved(tmp_path: Path) -> None:
     ppo = task.make_ppo()
     state, _ = jax.jit(ppo.update)(jax.jit(ppo.init)(np.uint32(0)))
     assert not np.isfinite(state.env_state.pipeline_state["v"]).any()
-    runs.save_resume(run, runs.Saved(state))
+    folder.save_resume(run, folder.Saved(state))
     finding = found(replay(run, task))
     assert (finding.leaf, finding.value) == ("pipeline_state['v']", "inf")
     assert (finding.environment, finding.step, finding.origin) == (0, None, None)

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from kit import rollout
+from kit.env import render
 from kit.errors import UsageError
+from kit.run import gif
 from matplotlib.figure import Figure
 from PIL import Image
 from toys import Toy
@@ -27,7 +28,7 @@ def drawn(returned: Any) -> np.ndarray:
             return returned
 
     batch = jax.vmap(Drawing().reset)(jax.random.PRNGKey(0)[None])
-    return np.asarray(rollout.draw(Drawing(), batch))
+    return np.asarray(render.draw(Drawing(), batch))
 
 
 @pytest.mark.parametrize(
@@ -101,4 +102,4 @@ def test_anything_else_is_named_beside_what_is_expected(returned: Any, found: st
 def test_images_of_different_sizes_are_refused(tmp_path: Path) -> None:
     frames = [Image.new("RGB", size) for size in ((8, 8), (8, 8), (8, 9))]
     with pytest.raises(UsageError, match="8 x 8 and 9 x 8"):
-        rollout.save_gif(tmp_path / "play.gif", frames)
+        gif.save_gif(tmp_path / "play.gif", frames)

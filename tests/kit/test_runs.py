@@ -18,14 +18,15 @@ import pytest
 from brax.envs.base import Env, State, Wrapper
 from brax.training.agents.ppo import networks as brax_networks
 from brax.training.agents.ppo.networks import make_inference_fn
-from kit import cli, files, runs
-from kit.actions import Continuous
+from kit import cli
+from kit.env.actions import Continuous
+from kit.env.wrappers import wrap_for_training
 from kit.errors import TrainingDivergedError, UsageError
-from kit.networks import make_network_factory
-from kit.ppo import policy_params
-from kit.task import Task
-from kit.train import train
-from kit.wrappers import wrap_for_training
+from kit.ppo.networks import make_network_factory
+from kit.ppo.state import policy_params
+from kit.ppo.task import Task
+from kit.run import files, folder
+from kit.run.train import train
 from PIL import Image
 from rich.console import Console
 from toys import OBSERVATIONS, SPACES, TINY, Encoder, Toy, toy_task
@@ -71,9 +72,9 @@ def test_settings_metrics_checkpoints_and_a_curve(run: Path) -> None:
     saved = json.loads((run / "config.json").read_text())
     assert saved["settings"] == dataclasses.asdict(TINY)
     assert "mujoco" not in saved["versions"]
-    rows = runs.read_metrics(run)
+    rows = folder.read_metrics(run)
     assert [row["steps"] for row in rows] == [0, 32, 64, 96]
-    assert list(runs.checkpoints(run)) == [0, 32, 64, 96]
+    assert list(folder.checkpoints(run)) == [0, 32, 64, 96]
     assert (run / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
     # Nothing was trained before the first evaluation.
     assert not any(name.startswith("training/") for name in rows[0])
@@ -93,7 +94,7 @@ def test_the_loaded_policy_takes_the_identical_action(run: Path, deterministic: 
     ppo = TASK.make_ppo()
     state, _ = jax.jit(ppo.epoch)(jax.jit(ppo.init)(np.uint32(TINY.seed)), np.int32(3))
     kept = jax.jit(make_inference_fn(ppo.networks)(policy_params(state), deterministic))
-    loaded = runs.load_policy(run, TASK, deterministic=deterministic)
+    loaded = folder.load_policy(run, TASK, deterministic=deterministic)
     key, obs = jax.random.PRNGKey(7), state.env_state.obs
     np.testing.assert_array_equal(kept(obs, key)[0], loaded(obs, key)[0])
     assert loaded(obs[0], key)[0].shape == (2,)
@@ -113,7 +114,7 @@ def test_every_observation_and_action_trains_saves_loads_and_plays(
     task = toy_task(SPACES[space], OBSERVATIONS[kind], Encoder(), num_timesteps=32, num_evals=2)
     run = quietly(task, run_dir=tmp_path / "run")
     obs = task.environment().reset(jax.random.PRNGKey(0)).obs
-    action, _ = runs.load_policy(run, task)(obs, jax.random.PRNGKey(0))
+    action, _ = folder.load_policy(run, task)(obs, jax.random.PRNGKey(0))
     assert (action.shape, action.dtype) == (SPACES[space].shape, SPACES[space].dtype)
     code, out, err = command(
         capsys, "play", str(run), "--episodes", "2", "--max-frames", "3", tasks={"task": task}
@@ -161,10 +162,10 @@ def test_nothing_in_a_run_names_code(run: Path, tmp_path: Path) -> None:
     for name in ("network_factory", "environment", "class"):
         saved[name] = {"class": "subprocess:Popen", "fields": touch}
     (run / "config.json").write_text(json.dumps(saved))
-    runs.load_policy(run, TASK)
+    folder.load_policy(run, TASK)
     (run / "config.json").write_text(json.dumps({**saved, "task": "subprocess:Popen"}))
     with pytest.raises(UsageError, match="There is no task 'subprocess:Popen'"):
-        runs.load_policy(run, {"task": TASK})
+        folder.load_policy(run, {"task": TASK})
     assert not (tmp_path / "executed").exists()
 
 
@@ -187,19 +188,19 @@ def test_a_damaged_config_is_told(run: Path, tmp_path: Path, edit: Any, sentence
     edit(saved)
     (run / "config.json").write_text(json.dumps(saved))
     with pytest.raises(UsageError, match=sentence):
-        runs.load_policy(run, TASK)
+        folder.load_policy(run, TASK)
 
 
 def test_what_differs_from_the_saved_run_is_said(run: Path) -> None:
     with pytest.raises(UsageError, match=r"action_space Continuous\(size=2\).*Discrete\(size=3\)"):
-        runs.load_policy(run, toy_task(SPACES["discrete"]))
+        folder.load_policy(run, toy_task(SPACES["discrete"]))
     with pytest.raises(UsageError, match=r"observation \[2\].*\[3\]"):
-        runs.load_policy(run, toy_task(observe=lambda x: jnp.stack([x, x, x])))
+        folder.load_policy(run, toy_task(observe=lambda x: jnp.stack([x, x, x])))
     wider = dataclasses.replace(TASK.network_factory, policy_hidden_layer_sizes=(9,))
     with pytest.raises(
         UsageError, match=r"params.policy.*float32\[8\] there, but float32\[9\] now"
     ):
-        runs.load_policy(run, dataclasses.replace(TASK, network_factory=wider))
+        folder.load_policy(run, dataclasses.replace(TASK, network_factory=wider))
 
 
 # ---- resuming, and starting from a policy -------------------------------------------------------
@@ -228,8 +229,8 @@ def test_resume_goes_on_as_the_run_began(
 
     code, _, err = command(capsys, "train", "--resume", str(part), "--num-timesteps", "96")
     assert (code, err) == (0, "")
-    assert max(runs.checkpoints(part)) == 96
-    settings = runs.read_settings(part)
+    assert max(folder.checkpoints(part)) == 96
+    settings = folder.read_settings(part)
     assert (settings.num_timesteps, settings.learning_rate) == (96, 5e-3)
 
     code, _, err = command(capsys, "train", "--resume", str(part))
@@ -263,7 +264,7 @@ def test_a_torn_line_of_metrics_does_not_end_a_run(run: Path, tmp_path: Path) ->
     with (part / "metrics.jsonl").open("a") as file:
         file.write('{"steps": 128, "ev')
     quietly(toy_task(num_timesteps=128), run_dir=part, resume=True)
-    assert [row["steps"] for row in runs.read_metrics(part)] == [0, 32, 64, 96, 128]
+    assert [row["steps"] for row in folder.read_metrics(part)] == [0, 32, 64, 96, 128]
 
 
 def test_a_full_disk_is_one_sentence(
@@ -275,7 +276,7 @@ def test_a_full_disk_is_one_sentence(
         path = str(run / "resume.msgpack")
         raise files.FileError(errno.ENOSPC, "No space left on device", path)
 
-    monkeypatch.setattr(runs, "save_resume", full)
+    monkeypatch.setattr(folder, "save_resume", full)
     code, _, err = command(capsys, "train", "--run-dir", str(tmp_path / "run"))
     assert code == 1
     assert err.endswith("resume.msgpack can't be used: No space left on device.\n")
@@ -294,10 +295,10 @@ def test_a_changed_environment_is_said_on_resume(run: Path, tmp_path: Path) -> N
 def test_init_from_takes_the_parameters_and_new_settings(run: Path, tmp_path: Path) -> None:
     tuned = toy_task(learning_rate=1e-9, num_timesteps=32, num_evals=2)
     new = quietly(tuned, run_dir=tmp_path / "new", init_from=run)
-    assert list(runs.checkpoints(new)) == [0, 32]
+    assert list(folder.checkpoints(new)) == [0, 32]
     obs, key = jnp.ones(2), jax.random.PRNGKey(0)
-    first = runs.load_policy(new, TASK, steps=0)(obs, key)[0]
-    np.testing.assert_array_equal(first, runs.load_policy(run, TASK)(obs, key)[0])
+    first = folder.load_policy(new, TASK, steps=0)(obs, key)[0]
+    np.testing.assert_array_equal(first, folder.load_policy(run, TASK)(obs, key)[0])
     with pytest.raises(UsageError, match="observation"):
         quietly(
             toy_task(observe=OBSERVATIONS["two vectors"]), run_dir=tmp_path / "no", init_from=run
@@ -334,7 +335,7 @@ def test_a_wrapper_of_the_user_s_is_used_everywhere(
 ) -> None:
     task = dataclasses.replace(toy_task(num_timesteps=32, num_evals=2), wrap_env_fn=stacked)
     run = quietly(task, run_dir=tmp_path / "run")
-    policy = runs.load_policy(run, task)
+    policy = folder.load_policy(run, task)
     assert policy(jnp.zeros(4), jax.random.PRNGKey(0))[0].shape == (2,)
     code, _, err = command(capsys, "play", str(run), "--episodes", "2", tasks={"task": task})
     assert (code, err) == (0, "")
@@ -344,7 +345,7 @@ def test_divergence_stops_the_run_and_keeps_what_was_saved(tmp_path: Path) -> No
     task = toy_task(learning_rate=1e30, max_grad_norm=None)
     with pytest.raises(TrainingDivergedError, match=r"was nan by step 32, .* with: replay"):
         quietly(task, run_dir=tmp_path / "run")
-    runs.load_policy(tmp_path / "run", task)
+    folder.load_policy(tmp_path / "run", task)
 
 
 # ---- play ---------------------------------------------------------------------------------------
@@ -359,19 +360,18 @@ def test_play_takes_any_checkpoint(run: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_the_gif_repeats_actions(run: Path, tmp_path: Path) -> None:
-    from kit import rollout
+    from kit.env import episodes
+    from kit.run import gif
 
-    always = rollout.random_policy(SPACES["continuous"])
+    always = episodes.random_policy(SPACES["continuous"])
     for repeat, frames in ((1, 9), (4, 3)):
         path = tmp_path / f"{repeat}.gif"
-        cut = rollout.write_gif(
-            path, Toy(), always, episode_length=8, action_repeat=repeat, num_episodes=1
-        )
-        with Image.open(path) as gif:
+        cut = gif.write_gif(path, toy_task(action_repeat=repeat), always, num_episodes=1)
+        with Image.open(path) as image:
             durations = []
-            for frame in range(gif.n_frames):  # type: ignore[attr-defined]
-                gif.seek(frame)
-                durations.append(gif.info["duration"])
+            for frame in range(image.n_frames):  # type: ignore[attr-defined]
+                image.seek(frame)
+                durations.append(image.info["duration"])
         # Equal frames are stored once; ten more show where the episode ended.
         assert sum(durations) == (frames + 10) * 50
         assert cut == 0
@@ -467,8 +467,8 @@ def test_two_tasks_are_two_values(tmp_path: Path, capsys: pytest.CaptureFixture[
     code, _, err = command(capsys, "train", "second", "--run-dir", str(run), tasks=tasks)
     assert (code, err) == (0, "")
     assert json.loads((run / "config.json").read_text())["task"] == "second"
-    assert max(runs.checkpoints(run)) == 32  # its own default
-    action, _ = runs.load_policy(run, tasks)(jnp.zeros(2), jax.random.PRNGKey(0))
+    assert max(folder.checkpoints(run)) == 32  # its own default
+    action, _ = folder.load_policy(run, tasks)(jnp.zeros(2), jax.random.PRNGKey(0))
     assert action.shape == ()
     code, _, err = command(capsys, "play", str(run), "--episodes", "2", tasks=tasks)
     assert (code, err) == (0, "")
@@ -478,7 +478,7 @@ def test_a_mistake_in_config_py_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "bad_config.py").write_text(
-        "from kit.ppo import PPOConfig\nPPOConfig(episode_length=100, num_envs=15)\n"
+        "from kit.ppo.settings import PPOConfig\nPPOConfig(episode_length=100, num_envs=15)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(SystemExit) as stopped:
@@ -527,6 +527,6 @@ def test_a_run_on_mjx_records_its_version(tmp_path: Path) -> None:
 
     networks = make_network_factory(Continuous(1))
     task = dataclasses.replace(TASK, environment=MjxCartPole, network_factory=networks)
-    runs.write_config(runs.make_folder(tmp_path / "run"), "task", task, task.make_ppo())
+    folder.write_config(folder.make_folder(tmp_path / "run"), "task", task, task.make_ppo())
     versions = json.loads((tmp_path / "run" / "config.json").read_text())["versions"]
     assert {"mujoco", "mujoco-mjx"} <= versions.keys()

@@ -21,11 +21,12 @@ import numpy as np
 import pytest
 from brax.envs.base import State
 from jax.experimental.compilation_cache import compilation_cache
-from kit import devices, runs
 from kit.errors import OutOfMemoryError, TrainingDivergedError, TrainingStopped, UsageError
-from kit.programs import Programs
-from kit.task import Task
-from kit.train import Options, train, use_compilation_cache
+from kit.ppo.task import Task
+from kit.run import devices, folder
+from kit.run.cache import use_compilation_cache
+from kit.run.programs import Programs
+from kit.run.train import Options, train
 from rich.console import Console
 from toys import Toy, toy_task
 
@@ -37,13 +38,13 @@ def quietly(task: Task, **options: Any) -> Path:
 def updates_saved(run: Path) -> int | None:
     """How many updates of a `toy_task` a resumed run would go on from; None if nothing is saved."""
     shapes = jax.eval_shape(toy_task().make_ppo().init, np.uint32(0))
-    saved = runs.load_resume(run, runs.Saved(shapes))
+    saved = folder.load_resume(run, folder.Saved(shapes))
     return None if saved is None else int(saved.state.updates)
 
 
 def parameters(run: Path, task: Task, seed: int) -> Any:
     shapes = jax.eval_shape(task.make_ppo().init, np.uint32(0))
-    return runs.load_parameters(run, shapes, seed=seed).params
+    return folder.load_parameters(run, shapes, seed=seed).params
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +73,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_there_is_a_row_for_each_seed_and_evaluation(seeds: Path) -> None:
-    rows = runs.read_metrics(seeds)
+    rows = folder.read_metrics(seeds)
     assert [(row["steps"], row["seed"]) for row in rows] == [
         (steps, seed) for steps in (0, 32, 64) for seed in (5, 6, 7)
     ]
@@ -101,10 +102,10 @@ def test_several_seeds_resume_as_one_run(seeds: Path, tmp_path: Path) -> None:
 def test_all_seeds_may_start_from_one_policy(seeds: Path, tmp_path: Path) -> None:
     task = toy_task(num_seeds=2, num_timesteps=32, num_evals=2)
     new = quietly(task, run_dir=tmp_path / "new", init_from=seeds)
-    _, best = runs.best(seeds, 64)
+    _, best = folder.best(seeds, 64)
     shapes = jax.eval_shape(toy_task().make_ppo().init, np.uint32(0))
     for seed in (0, 1):
-        first = runs.load_parameters(new, shapes, steps=0, seed=seed)
+        first = folder.load_parameters(new, shapes, steps=0, seed=seed)
         jax.tree.map(
             np.testing.assert_array_equal, first.params, parameters(seeds, toy_task(), best)
         )
@@ -142,9 +143,10 @@ def python(
 SAME_ON_FOUR = """
 from pathlib import Path
 import jax
-from kit import runs
-from kit.programs import Programs
-from kit.train import Options, train, use_compilation_cache
+from kit.run import folder
+from kit.run.programs import Programs
+from kit.run.cache import use_compilation_cache
+from kit.run.train import Options, train
 
 task = toy_task(num_seeds={seeds}, num_eval_envs=8)
 spread = {{}}
@@ -164,7 +166,7 @@ def test_four_devices_learn_the_same(seeds: int, tmp_path: Path) -> None:
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     curves = [
-        [row["eval/episode_reward"] for row in runs.read_metrics(tmp_path / devices)]
+        [row["eval/episode_reward"] for row in folder.read_metrics(tmp_path / devices)]
         for devices in ("1", "4")
     ]
     assert len(curves[0]) == 4 * seeds
@@ -173,7 +175,7 @@ def test_four_devices_learn_the_same(seeds: int, tmp_path: Path) -> None:
 
 DIVISIBILITY = """
 from kit.errors import UsageError
-from kit.programs import Programs
+from kit.run.programs import Programs
 
 for settings, devices in (({"num_envs": 2}, None), ({"num_seeds": 6}, None), ({}, 5), ({}, 0)):
     try:
@@ -199,8 +201,9 @@ def test_what_devices_can_not_divide_is_refused() -> None:
 TOGETHER = """
 import types
 import jax
-from kit import cli, runs
-from kit.train import train
+from kit import cli
+from kit.run import folder
+from kit.run.train import train
 
 config = types.ModuleType("config")
 config.task = toy_task(num_eval_envs=8, num_seeds={seeds})
@@ -239,12 +242,12 @@ def test_two_processes_train_together(seeds: int, tmp_path: Path) -> None:
     assert any("96 steps" in line for line in first)
     assert not any("peer ranks" in line for line in first)
     assert len(second) == 1
-    rows = runs.read_metrics(run)
+    rows = folder.read_metrics(run)
     assert len(rows) == 4 * seeds
     alone = quietly(toy_task(num_eval_envs=8, num_seeds=seeds), run_dir=tmp_path / "alone")
     np.testing.assert_allclose(
         [row["eval/episode_reward"] for row in rows],
-        [row["eval/episode_reward"] for row in runs.read_metrics(alone)],
+        [row["eval/episode_reward"] for row in folder.read_metrics(alone)],
         rtol=1e-4,
     )
 
@@ -381,12 +384,12 @@ def test_a_signal_stops_the_run_and_resuming_goes_on_exactly(name: str, tmp_path
     quietly(task, run_dir=part, resume=True)
     whole = quietly(task, run_dir=tmp_path / "whole")
     assert (part / "resume.msgpack").read_bytes() == (whole / "resume.msgpack").read_bytes()
-    assert [row["steps"] for row in runs.read_metrics(part)] == [0, 32, 64, 96]
+    assert [row["steps"] for row in folder.read_metrics(part)] == [0, 32, 64, 96]
 
 
 def rates(run: Path) -> list[float]:
     """The learning rate of each update of a run that is evaluated after each of them."""
-    rows = runs.read_metrics(run)
+    rows = folder.read_metrics(run)
     assert [row["steps"] for row in rows] == [32 * n for n in range(len(rows))]
     return [row["training/learning_rate"] for row in rows[1:]]
 
@@ -455,7 +458,7 @@ def test_rows_of_a_killed_run_are_complete(
     assert updates_saved(run) == {"evaluate": 3, "epoch": 1}[where]
     quietly(task, run_dir=run, resume=True)
     (_, row), (_, whole) = (
-        runs.read_metrics(x) for x in (run, quietly(task, run_dir=tmp_path / "whole"))
+        folder.read_metrics(x) for x in (run, quietly(task, run_dir=tmp_path / "whole"))
     )
     assert row.keys() == whole.keys()
     assert all(
@@ -577,11 +580,11 @@ def test_two_processes_can_not_train_in_one_run(tmp_path: Path) -> None:
 
 def test_a_run_stopped_after_its_last_update_is_evaluated_on_resume(tmp_path: Path) -> None:
     run = quietly(toy_task(), run_dir=tmp_path / "run")
-    whole = runs.read_metrics(run)
+    whole = folder.read_metrics(run)
     lines = (run / "metrics.jsonl").read_text().splitlines()
     (run / "metrics.jsonl").write_text("\n".join(lines[:-1]) + "\n")
     quietly(toy_task(), run_dir=run, resume=True)
-    again = runs.read_metrics(run)
+    again = folder.read_metrics(run)
     assert [row["steps"] for row in again] == [0, 32, 64, 96]
     assert again[-1]["eval/episode_reward"] == whole[-1]["eval/episode_reward"]
 
@@ -595,14 +598,14 @@ def test_other_settings_are_no_resuming(tmp_path: Path) -> None:
 def test_old_checkpoints_go_and_the_best_stays(tmp_path: Path) -> None:
     task = toy_task(num_timesteps=10 * 32, num_evals=11, learning_rate=1e-2)
     run = quietly(task, run_dir=tmp_path / "run", options=Options(keep=2))
-    rows = runs.read_metrics(run)
+    rows = folder.read_metrics(run)
     best = max(rows, key=lambda row: row["eval/episode_reward"])["steps"]
-    assert list(runs.checkpoints(run)) == sorted({int(best), 288, 320})
+    assert list(folder.checkpoints(run)) == sorted({int(best), 288, 320})
 
 
 def test_a_checkpoint_is_small_beside_what_resume_needs(tmp_path: Path) -> None:
     run = quietly(toy_task(num_timesteps=32), run_dir=tmp_path / "run")
-    sizes = [path.stat().st_size for path in runs.checkpoints(run).values()]
+    sizes = [path.stat().st_size for path in folder.checkpoints(run).values()]
     assert max(sizes) < 0.6 * (run / "resume.msgpack").stat().st_size
 
 
@@ -649,7 +652,7 @@ def test_what_is_not_finite_in_the_environment_stops_the_run(where: str, tmp_pat
 
 def test_a_metric_that_is_not_finite_is_left_out(tmp_path: Path) -> None:
     run = quietly(breaking("metric"), run_dir=tmp_path / "run")
-    rows = runs.read_metrics(run)
+    rows = folder.read_metrics(run)
     assert rows[-1]["steps"] == 32 * 50
     assert sum("training/episode_distance" not in row for row in rows) > 1
     assert all(np.isfinite(list(row.values())).all() for row in rows)
@@ -678,7 +681,7 @@ from pathlib import Path
 import jax, jax.numpy as jnp
 from brax.envs.base import State
 from kit.check import examine
-from kit.train import train
+from kit.run.train import train
 from toys import Toy
 
 class InFloat64(Toy):
@@ -709,7 +712,7 @@ def test_an_environment_in_float64_that_passes_check_can_be_trained(tmp_path: Pa
     process = python(X64.format(run=str(run)), environ={"JAX_ENABLE_X64": "1"})
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    assert [row["steps"] for row in runs.read_metrics(run)] == [0, 32]
+    assert [row["steps"] for row in folder.read_metrics(run)] == [0, 32]
 
 
 @pytest.mark.slow
@@ -727,7 +730,7 @@ def test_without_jit_everything_is_slow_and_works(tmp_path: Path) -> None:
         out, err = process.communicate(timeout=900)
         assert process.returncode == 0, err
         assert said in out + err
-    assert [row["steps"] for row in runs.read_metrics(run)] == [0, 4]
+    assert [row["steps"] for row in folder.read_metrics(run)] == [0, 4]
 
 
 FULL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
@@ -756,7 +759,7 @@ def test_the_compilation_cache_does_not_grow_without_bound(
     before = {name: getattr(jax.config, name) for name in CACHE_SETTINGS}
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("kit.train.CACHE_BYTES", 20_000)
+    monkeypatch.setattr("kit.run.cache.CACHE_BYTES", 20_000)
     try:
         use_compilation_cache()
         compilation_cache.reset_cache()
@@ -825,7 +828,7 @@ def test_a_refused_report_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.M
     def refuse(*args: Any, **options: Any) -> Any:
         raise UsageError("Weights & Biases can't be used")
 
-    monkeypatch.setattr("kit.train.reporters", refuse)
+    monkeypatch.setattr("kit.run.train.reporters", refuse)
     with pytest.raises(UsageError, match="can't be used"):
         quietly(toy_task(), run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()

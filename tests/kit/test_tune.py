@@ -17,13 +17,16 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from kit import cli, config_file, files, ladder, tune
+from kit import cli
 from kit.errors import TrainingStopped, UsageError
-from kit.journal import Journal
-from kit.ladder import Candidate, Ladder, Result, solved_after
-from kit.members import NUMBERS, Curves, Trainer
-from kit.ppo import PPOConfig
-from kit.task import Task
+from kit.ppo.settings import PPOConfig
+from kit.ppo.task import Task
+from kit.run import files
+from kit.tools.tune import config_file, ladder
+from kit.tools.tune import search as searching
+from kit.tools.tune.journal import Journal
+from kit.tools.tune.ladder import Candidate, Ladder, Result, solved_after
+from kit.tools.tune.trainer import NUMBERS, Curves, Trainer
 from rich.console import Console
 from toys import toy_task
 
@@ -78,9 +81,9 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pretend(setattr: Callable[[Any, str, Any], None]) -> None:
-    setattr(tune, "Trainer", FakeTrainer)
-    setattr(tune, "time", SimpleNamespace(monotonic=lambda: FakeTrainer.clock))
-    setattr(tune, "MEMBERS", 4)
+    setattr(searching, "Trainer", FakeTrainer)
+    setattr(searching, "time", SimpleNamespace(monotonic=lambda: FakeTrainer.clock))
+    setattr(searching, "MEMBERS", 4)
 
 
 def search(
@@ -89,13 +92,13 @@ def search(
     """What was found, and what was printed."""
     text = io.StringIO()
     console = Console(file=text, width=120)
-    found = tune.tune(task, minutes=minutes, folder=folder, console=console, **options)
+    found = searching.tune(task, minutes=minutes, folder=folder, console=console, **options)
     return found, text.getvalue()
 
 
 def known(folder: Path, task: Task = TASK) -> Ladder:
     """What is kept of the only search in the folder."""
-    members, structures = tune._structures(task)
+    members, structures = searching._structures(task)
     ranges = {name: ladder.RANGES[name] for name in NUMBERS}
     found = Ladder(structures, ranges, members, task.settings.seed, None)
     (path,) = folder.glob("*.jsonl")
@@ -178,8 +181,8 @@ def test_it_finds_what_is_best_and_says_so(tmp_path: Path) -> None:
     assert found.rung == ladder.RUNGS - 1
     rows = dict(re.findall(r"^│ (\S.*?) +│ (.*?) *│", text, re.M))
     assert float(rows["learning_rate"]) == found.settings["learning_rate"]
-    assert int(rows["seeds"]) == 3 * tune.MEMBERS
-    assert found.curves.returns.shape == (tune.EVALUATIONS, 4 * tune.MEMBERS)
+    assert int(rows["seeds"]) == 3 * searching.MEMBERS
+    assert found.curves.returns.shape == (searching.EVALUATIONS, 4 * searching.MEMBERS)
     assert "config.py" in text
     rungs = {len(x.curves) for x in candidates(tmp_path / "it")}
     assert {1, ladder.RUNGS} <= rungs
@@ -218,18 +221,18 @@ def test_all_minutes_are_used(tmp_path: Path, minutes: float) -> None:
 @pytest.mark.usefixtures("fake")
 def test_a_confirmation_that_was_stopped_goes_on(tmp_path: Path) -> None:
     first, _ = search(tmp_path / "it", 8, threshold=-15.0)
-    assert first.curves.returns.shape[1] == 5 * tune.MEMBERS
+    assert first.curves.returns.shape[1] == 5 * searching.MEMBERS
     second, text = search(tmp_path / "it", 60, threshold=-15.0)
     assert "4 settings so far" in text
     assert ": 4 settings," not in text  # no new round
-    assert f"on {6 * tune.MEMBERS} seeds" in text
+    assert f"on {6 * searching.MEMBERS} seeds" in text
     assert second.settings == first.settings
-    assert second.curves.returns.shape[1] == 16 * tune.MEMBERS
+    assert second.curves.returns.shape[1] == 16 * searching.MEMBERS
     np.testing.assert_array_equal(
-        second.curves.returns[:, : 5 * tune.MEMBERS], first.curves.returns
+        second.curves.returns[:, : 5 * searching.MEMBERS], first.curves.returns
     )
     (seeds,) = re.findall(r"^│ seeds  .*", text, re.M)
-    assert not re.search(rf"\b{4 * tune.MEMBERS}\b", seeds)  # the settings are in one column
+    assert not re.search(rf"\b{4 * searching.MEMBERS}\b", seeds)  # the settings are in one column
 
 
 @pytest.mark.usefixtures("fake")
@@ -246,9 +249,9 @@ def test_another_task_starts_a_search_of_its_own(tmp_path: Path) -> None:
 def test_it_ends_at_the_threshold(tmp_path: Path) -> None:
     found, text = search(tmp_path / "it", 60, threshold=-12.0)
     assert found.solves(-12.0)
-    assert found.curves.returns.shape[1] == 16 * tune.MEMBERS
+    assert found.curves.returns.shape[1] == 16 * searching.MEMBERS
     assert "seeds at -12 " in text
-    assert len(candidates(tmp_path / "it")) <= 3 * tune.MEMBERS
+    assert len(candidates(tmp_path / "it")) <= 3 * searching.MEMBERS
 
 
 @pytest.mark.usefixtures("fake")
@@ -305,18 +308,18 @@ def test_settings_that_solve_the_task_are_left_alone(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("fake")
 def test_a_run_that_the_end_of_the_time_cuts_off_does_not_count(tmp_path: Path) -> None:
     found, text = search(tmp_path / "it", 9.5, threshold=-100.0)
-    assert found.curves.returns.shape[1] == 9 * tune.MEMBERS
+    assert found.curves.returns.shape[1] == 9 * searching.MEMBERS
     assert found.solves(-100.0)
-    assert f"on {10 * tune.MEMBERS} seeds" not in text
+    assert f"on {10 * searching.MEMBERS} seeds" not in text
     again, _ = search(tmp_path / "it", 9.5, threshold=-100.0)
-    assert again.curves.returns.shape[1] == 16 * tune.MEMBERS
+    assert again.curves.returns.shape[1] == 16 * searching.MEMBERS
 
 
 @pytest.mark.usefixtures("fake")
 def test_settings_of_config_that_fail_on_a_late_seed_are_not_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    let_a_seed_fail(monkeypatch, TASK.settings.seed + 2 * tune.MEMBERS)
+    let_a_seed_fail(monkeypatch, TASK.settings.seed + 2 * searching.MEMBERS)
     _, text = search(tmp_path / "it", 6, threshold=-100.0)
     assert "on 4 seeds, of which 4 reach -100" in text
     assert "on 12 seeds, of which 11 reach -100" in text
@@ -380,7 +383,7 @@ def test_the_table_is_about_seeds_that_had_no_part_in_the_choice(
     _, text = search(tmp_path / "it", 40)
     rows = dict(re.findall(r"^│ (\S.*?) +│ (.*?) *│", text, re.M))
     assert (rows["return"], rows["95 % interval"]) == ("0", "0 to 0")
-    assert int(rows["seeds"]) == 3 * tune.MEMBERS
+    assert int(rows["seeds"]) == 3 * searching.MEMBERS
     monkeypatch.setattr(ladder, "RUNGS", 3)
     _, text = search(tmp_path / "not confirmed")
     rows = dict(re.findall(r"^│ (\S.*?) +│ (.*?) *│", text, re.M))
@@ -422,7 +425,7 @@ def test_one_process_at_a_time_searches_in_a_folder(tmp_path: Path) -> None:
 def test_killed_at_any_time_it_goes_on(tmp_path: Path) -> None:
     here = tmp_path / "it"
     code = (
-        "import os, pathlib, kit.files as f, test_tune as t\n"
+        "import os, pathlib, kit.run.files as f, test_tune as t\n"
         "append, calls = f.append, []\n"
         "def killed(path, data):\n"
         "    calls.append(path)\n"
@@ -482,14 +485,16 @@ def test_a_signal_keeps_what_is_known(
     monkeypatch.setattr(FakeTrainer, "train", stopping)
     text = io.StringIO()
     with pytest.raises(TrainingStopped) as stopped:
-        tune.tune(TASK, minutes=20, folder=tmp_path / "it", console=Console(file=text, width=120))
+        searching.tune(
+            TASK, minutes=20, folder=tmp_path / "it", console=Console(file=text, width=120)
+        )
     assert stopped.value.signal == number
     assert "learning_rate" in text.getvalue()
     assert "The same command goes on" in text.getvalue()
-    assert len(candidates(tmp_path / "it")) == tune.MEMBERS
+    assert len(candidates(tmp_path / "it")) == searching.MEMBERS
     assert len(known(tmp_path / "it").rounds) == 2  # the second one is trained by the next call
     _, after = search(tmp_path / "it", 60)
-    assert f"{tune.MEMBERS} settings so far" in after
+    assert f"{searching.MEMBERS} settings so far" in after
     assert all(x.rung >= 0 for x in known(tmp_path / "it").rounds[:2])
 
 
@@ -530,11 +535,11 @@ def test_mistakes_get_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_large_observations_have_fewer_members_and_no_larger_batches() -> None:
     wide = toy_task(observe=lambda x: jnp.full(100_000, x), num_envs=1, batch_size=1)
-    members, structures = tune._structures(wide)
-    assert members == tune.MEMBERS
+    members, structures = searching._structures(wide)
+    assert members == searching.MEMBERS
     assert {x.batches for x in structures} == {"own"}
     wider = dataclasses.replace(wide, settings=dataclasses.replace(wide.settings, batch_size=512))
-    assert tune._structures(wider)[0] == 4
+    assert searching._structures(wider)[0] == 4
 
 
 def test_the_value_starts_at_the_best_constant_only_where_observations_are_normalised() -> None:
@@ -542,7 +547,7 @@ def test_the_value_starts_at_the_best_constant_only_where_observations_are_norma
     assert own.normalize_observations
     found = [
         dataclasses.replace(own, **x.settings())
-        for x in tune._structures(toy_task(init_value_from_rollouts=False))[1]
+        for x in searching._structures(toy_task(init_value_from_rollouts=False))[1]
     ]
     pairs = [(x.normalize_observations, x.init_value_from_rollouts) for x in found if x != own]
     assert set(pairs) == {(True, True), (False, False)}

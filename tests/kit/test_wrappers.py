@@ -12,11 +12,13 @@ from bases import Base
 from brax.envs.base import Env, State
 from brax.envs.wrappers.training import EvalWrapper, VmapWrapper
 from jax._src.interpreters import batching
-from kit.actions import Discrete
 from kit.check import check_env
+from kit.env.actions import Discrete
+from kit.env.frames import FrameStack
+from kit.env.render import draw
+from kit.env.time_limit import EpisodeWrapper
+from kit.env.wrappers import wrap_for_evaluation, wrap_for_training
 from kit.errors import UsageError
-from kit.rollout import draw
-from kit.wrappers import EpisodeWrapper, FrameStack, wrap_for_evaluation, wrap_for_training
 from mjx_cartpole import MjxCartPole
 from toys import OBSERVATIONS, Toy, image
 

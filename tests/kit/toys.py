@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from brax.envs.base import Env, State
 from flax import linen as nn
-from kit.actions import ActionSpace, Continuous, Discrete, MultiDiscrete
-from kit.networks import make_network_factory
-from kit.ppo import PPOConfig
-from kit.task import Task
+from kit.env.actions import ActionSpace, Continuous, Discrete, MultiDiscrete
+from kit.ppo.networks import make_network_factory
+from kit.ppo.settings import PPOConfig
+from kit.ppo.task import Task
 
 SPACES: dict[str, ActionSpace] = {
     "continuous": Continuous(2),

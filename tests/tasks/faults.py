@@ -14,12 +14,12 @@ import bases
 import correct
 import jax
 import jax.numpy as jnp
-import kit.actions
+import kit
 from brax.envs.base import Env, State, Wrapper
-from kit.actions import Continuous, Discrete
-from kit.networks import make_network_factory
-from kit.ppo import PPOConfig
-from kit.task import Task
+from kit.env.actions import Continuous, Discrete
+from kit.ppo.networks import make_network_factory
+from kit.ppo.settings import PPOConfig
+from kit.ppo.task import Task
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -27,7 +27,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 def skeleton(project: str) -> Any:
     """The module `env` of a project in tests/golden, with this kit."""
     name = project.replace("-", "_")
-    parts = {name: types.ModuleType(name), f"{name}.kit": kit, f"{name}.kit.actions": kit.actions}
+    parts = {name: types.ModuleType(name), f"{name}.kit": kit}
     parts[name].__path__ = []
     sys.modules.update(parts)
     path = GOLDEN / project / "src" / "my_env" / "env.py"

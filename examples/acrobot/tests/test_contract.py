@@ -6,8 +6,7 @@ From the template: changes of yours are kept, `copier update` merges new version
 import pytest
 
 from acrobot import config
-from acrobot.kit.check import RULES, Report, examine
-from acrobot.kit.task import tasks_in
+from acrobot.kit import RULES, Report, examine, tasks_in
 
 TASKS = tasks_in(config)
 

@@ -9,7 +9,7 @@ import numpy as np
 from brax.envs.base import State
 
 from acrobot.config import THRESHOLD, task
-from acrobot.kit.compare import compare
+from acrobot.kit import compare
 
 env = task.environment()
 reset = jax.jit(env.reset)

@@ -6,8 +6,7 @@ From the template: changes of yours are kept, `copier update` merges new version
 import pytest
 
 from breakout import config
-from breakout.kit.check import RULES, Report, examine
-from breakout.kit.task import tasks_in
+from breakout.kit import RULES, Report, examine, tasks_in
 
 TASKS = tasks_in(config)
 

@@ -14,7 +14,7 @@ from minatar.environments import breakout as minatar
 from breakout.config import task
 from breakout.encoder import BoardEncoder
 from breakout.env import ACTION_SPACE, IMAGE_SHAPE, Breakout, Game
-from breakout.kit.compare import compare
+from breakout.kit import compare
 
 env = task.environment()
 reset = jax.jit(env.reset)

@@ -6,8 +6,7 @@ From the template: changes of yours are kept, `copier update` merges new version
 import pytest
 
 from cartpole_positions import config
-from cartpole_positions.kit.check import RULES, Report, examine
-from cartpole_positions.kit.task import tasks_in
+from cartpole_positions.kit import RULES, Report, examine, tasks_in
 
 TASKS = tasks_in(config)
 

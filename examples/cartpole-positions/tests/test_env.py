@@ -10,7 +10,7 @@ from brax.envs.base import State
 
 from cartpole_positions.config import THRESHOLD, task, without_memory
 from cartpole_positions.env import CartPole
-from cartpole_positions.kit.compare import compare
+from cartpole_positions.kit import compare
 
 env = without_memory.environment()
 reset, step = jax.jit(env.reset), jax.jit(env.step)

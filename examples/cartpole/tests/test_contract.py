@@ -6,8 +6,7 @@ From the template: changes of yours are kept, `copier update` merges new version
 import pytest
 
 from cartpole import config
-from cartpole.kit.check import RULES, Report, examine
-from cartpole.kit.task import tasks_in
+from cartpole.kit import RULES, Report, examine, tasks_in
 
 TASKS = tasks_in(config)
 

@@ -9,7 +9,7 @@ import numpy as np
 from brax.envs.base import State
 
 from cartpole.config import THRESHOLD, task
-from cartpole.kit.compare import compare
+from cartpole.kit import compare
 
 env = task.environment()
 reset = jax.jit(env.reset)

@@ -3,6 +3,6 @@
 From the template: changes of yours are kept, `copier update` merges new versions in.
 """
 
-from catch.kit.train import use_compilation_cache
+from catch.kit import use_compilation_cache
 
 use_compilation_cache()

@@ -6,8 +6,7 @@ From the template: changes of yours are kept, `copier update` merges new version
 import pytest
 
 from catch import config
-from catch.kit.check import RULES, Report, examine
-from catch.kit.task import tasks_in
+from catch.kit import RULES, Report, examine, tasks_in
 
 TASKS = tasks_in(config)
 

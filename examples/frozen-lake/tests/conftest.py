@@ -3,6 +3,6 @@
 From the template: changes of yours are kept, `copier update` merges new versions in.
 """
 
-from frozen_lake.kit.train import use_compilation_cache
+from frozen_lake.kit import use_compilation_cache
 
 use_compilation_cache()

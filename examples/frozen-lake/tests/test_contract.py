@@ -6,8 +6,7 @@ From the template: changes of yours are kept, `copier update` merges new version
 import pytest
 
 from frozen_lake import config
-from frozen_lake.kit.check import RULES, Report, examine
-from frozen_lake.kit.task import tasks_in
+from frozen_lake.kit import RULES, Report, examine, tasks_in
 
 TASKS = tasks_in(config)
 

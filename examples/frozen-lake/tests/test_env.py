@@ -11,7 +11,7 @@ from gymnasium.envs.toy_text import frozen_lake as gymnasium
 
 from frozen_lake.config import task
 from frozen_lake.env import FROZEN, SIZE, TILES, Lake, has_way
-from frozen_lake.kit.compare import compare
+from frozen_lake.kit import compare
 
 env = task.environment()
 reset, step = jax.jit(env.reset), jax.jit(env.step)

@@ -6,8 +6,7 @@ From the template: changes of yours are kept, `copier update` merges new version
 import pytest
 
 from inverted_pendulum import config
-from inverted_pendulum.kit.check import RULES, Report, examine
-from inverted_pendulum.kit.task import tasks_in
+from inverted_pendulum.kit import RULES, Report, examine, tasks_in
 
 TASKS = tasks_in(config)
 

@@ -9,7 +9,7 @@ import numpy as np
 from brax.envs.base import State
 
 from inverted_pendulum.config import THRESHOLD, task
-from inverted_pendulum.kit.compare import compare
+from inverted_pendulum.kit import compare
 
 env = task.environment()
 reset = jax.jit(env.reset)

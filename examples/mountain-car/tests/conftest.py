@@ -3,6 +3,6 @@
 From the template: changes of yours are kept, `copier update` merges new versions in.
 """
 
-from mountain_car.kit.train import use_compilation_cache
+from mountain_car.kit import use_compilation_cache
 
 use_compilation_cache()

@@ -6,8 +6,7 @@ From the template: changes of yours are kept, `copier update` merges new version
 import pytest
 
 from mountain_car import config
-from mountain_car.kit.check import RULES, Report, examine
-from mountain_car.kit.task import tasks_in
+from mountain_car.kit import RULES, Report, examine, tasks_in
 
 TASKS = tasks_in(config)
 

@@ -9,7 +9,7 @@ import numpy as np
 from brax.envs.base import State
 
 from mountain_car.config import THRESHOLD, task
-from mountain_car.kit.compare import compare
+from mountain_car.kit import compare
 
 env = task.environment()
 reset = jax.jit(env.reset)

@@ -6,8 +6,7 @@ From the template: changes of yours are kept, `copier update` merges new version
 import pytest
 
 from pendulum import config
-from pendulum.kit.check import RULES, Report, examine
-from pendulum.kit.task import tasks_in
+from pendulum.kit import RULES, Report, examine, tasks_in
 
 TASKS = tasks_in(config)
 

@@ -7,7 +7,7 @@ import numpy as np
 from brax.envs.base import State
 
 from pendulum.config import task
-from pendulum.kit.compare import compare
+from pendulum.kit import compare
 
 env = task.environment()
 reset = jax.jit(env.reset)

@@ -9,8 +9,7 @@ The environment of a second task of config.py has the task's name, as in `get_en
 
 import os
 
-from . import kit  # first, because it keeps what Brax imports from printing
-from .kit.errors import end_command_line
+from .kit import Policy, end_command_line, register  # first: what Brax prints is kept quiet there
 
 try:
     from .env import Breakout
@@ -21,16 +20,10 @@ except Exception as error:
         )
     end_command_line(error, "breakout")
     raise
-from .kit.registry import register_tasks
-from .kit.rollout import Policy
 
 __all__ = ["Breakout", "load_policy"]
 
-kit.register_environment(
-    "breakout",
-    Breakout,
-)
-register_tasks(__name__)
+register(__name__, Breakout)
 
 
 def load_policy(
@@ -52,9 +45,7 @@ def load_policy(
       `policy(obs, key) -> (action, extras)`, jitted, for any leading dimensions of `obs`.
     """
     # Imported here, because they take a second that an environment alone does not need.
-    from . import config
-    from .kit import runs, task
+    from . import config, kit
 
-    return runs.load_policy(
-        run, task.tasks_in(config), steps=steps, seed=seed, deterministic=deterministic
-    )
+    tasks = kit.tasks_in(config)
+    return kit.load_policy(run, tasks, steps=steps, seed=seed, deterministic=deterministic)

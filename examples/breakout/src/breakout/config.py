@@ -2,9 +2,7 @@
 
 from .encoder import BoardEncoder
 from .env import Breakout
-from .kit.networks import make_network_factory
-from .kit.ppo import PPOConfig
-from .kit.task import Task
+from .kit import PPOConfig, Task, make_network_factory
 
 # The mean return that counts as solved. purejaxrl reaches about 40 within 10 million steps.
 THRESHOLD = 40.0

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from brax.envs.base import Env, State
 
-from .kit.actions import Discrete
+from .kit import Discrete
 
 SIZE = 10  # of the board, along each side
 IMAGE_SHAPE = (SIZE, SIZE, 4)  # channels: paddle, ball, its trail, bricks

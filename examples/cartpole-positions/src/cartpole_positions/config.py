@@ -3,10 +3,7 @@
 import dataclasses
 
 from .env import CartPolePositions
-from .kit.networks import make_network_factory
-from .kit.ppo import PPOConfig
-from .kit.task import Task
-from .kit.wrappers import FrameStack
+from .kit import FrameStack, PPOConfig, Task, make_network_factory
 
 THRESHOLD = 475.0  # the mean return that counts as solved; that of CartPole-v1
 

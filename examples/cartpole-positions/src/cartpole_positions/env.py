@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from brax.envs.base import Env, State
 
-from .kit.actions import Discrete
+from .kit import Discrete
 
 OBSERVATION_SIZE = 2
 ACTION_SPACE = Discrete(2)  # push to the left, to the right

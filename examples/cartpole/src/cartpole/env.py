@@ -7,7 +7,7 @@ import numpy as np
 from brax.envs.base import Env, State
 from PIL import Image, ImageDraw
 
-from .kit.actions import Discrete
+from .kit import Discrete
 
 OBSERVATION_SIZE = 4
 ACTION_SPACE = Discrete(2)

@@ -1,9 +1,7 @@
 """What is trained, and how. Yours: `copier update` never touches this file."""
 
 from .env import Catch
-from .kit.networks import make_network_factory
-from .kit.ppo import PPOConfig
-from .kit.task import Task
+from .kit import PPOConfig, Task, make_network_factory
 
 THRESHOLD = 1.0  # the return of perfect play
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from brax.envs.base import Env, State
 
-from .kit.actions import Discrete
+from .kit import Discrete
 
 ROWS, COLUMNS = 10, 5
 OBSERVATION_SIZE = ROWS * COLUMNS

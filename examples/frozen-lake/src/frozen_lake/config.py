@@ -1,9 +1,7 @@
 """What is trained, and how. Yours: `copier update` never touches this file."""
 
 from .env import FrozenLake
-from .kit.networks import make_network_factory
-from .kit.ppo import PPOConfig
-from .kit.task import Task
+from .kit import PPOConfig, Task, make_network_factory
 
 # The mean return that counts as solved. Gymnasium registers thresholds for slippery ice: 0.70 of
 # at most 0.74 on its 4x4 map, 0.85 of at most 0.91 on its 8x8 map. Here every map can be crossed,

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from brax.envs.base import Env, State
 
-from .kit.actions import Discrete
+from .kit import Discrete
 
 SIZE = 4  # of the map, along each side
 TILES = SIZE * SIZE

@@ -7,7 +7,7 @@ import numpy as np
 from brax.envs.base import Env, State
 from mujoco import mjx
 
-from .kit.actions import Continuous
+from .kit import Continuous
 
 OBSERVATION_SIZE = 4
 ACTION_SPACE = Continuous(1)

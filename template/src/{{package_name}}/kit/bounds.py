@@ -1,7 +1,4 @@
-"""The range of a number that a user gives, written once: for its flag and for its function.
-
-From the template: changes of yours are kept, `copier update` merges new versions in.
-"""
+"""The range of a number that a user gives, written once: for its flag and for its function."""
 
 import dataclasses
 import typing

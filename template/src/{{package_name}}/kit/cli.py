@@ -1,7 +1,5 @@
 """The command line: check | train | tune | play | diagnose | replay | export | bench.
 
-From the template: changes of yours are kept, `copier update` merges new versions in.
-
 Exit codes: 0 done, 1 the answer is no (a broken rule, an unfinished check, diverged training),
 2 unusable arguments, 130, 143 and 129 stopped by SIGINT (Ctrl-C), SIGTERM and SIGHUP. A user's
 mistake gets one sentence and no traceback, but for the lines of their own that raised.
@@ -27,20 +25,25 @@ from rich.console import Console
 from rich.table import Table
 
 from . import check as checker
-from . import commands, config_file, devices, files, findings, fingerprint, rollout, runs
-from . import diagnose as diagnosing
-from . import export as exporting
-from . import replay as replaying
-from . import train as training
-from . import tune as tuning
-from .actions import action_space_of
 from .bounds import FINITE, FRAMES, MANY, MINUTES, SECONDS, SEED, STEPS, check_all
 from .check.advice import fix_of
-from .display import number
+from .env import episodes
+from .env.actions import action_space_of
 from .errors import OutOfMemoryError, TrainingDivergedError, TrainingStopped, UsageError, failure
-from .ppo import PPOConfig
-from .process import leave, leaving_on_signals
-from .task import Task, choose, tasks_in
+from .ppo.settings import PPOConfig
+from .ppo.task import Task, choose, tasks_in
+from .run import commands, devices, files, fingerprint, folder, gif
+from .run import train as training
+from .run.cache import use_compilation_cache
+from .run.display import number
+from .run.signals import leave, leaving_on_signals
+from .tools import bench, play
+from .tools import export as exporting
+from .tools import replay as replaying
+from .tools.diagnose import diagnose as diagnosing
+from .tools.diagnose import findings
+from .tools.tune import config_file
+from .tools.tune import search as tuning
 
 TaskName = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[TASK]")]
 Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -264,7 +267,7 @@ def _task_of(command: Any, tasks: Mapping[str, Task]) -> str | None:
     name = getattr(command, "task", None)
     with contextlib.suppress(Exception):
         run = getattr(command, "resume", None) or getattr(command, "run", None)
-        name = runs.read_config(run)["task"] if run else name
+        name = folder.read_config(run)["task"] if run else name
     return name if name in tasks else next(iter(tasks), None)
 
 
@@ -279,7 +282,7 @@ def _configure() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # replaced by something simpler
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    training.use_compilation_cache()
+    use_compilation_cache()
     # Brax and this kit rely on the defaults, which the environment variables of JAX may change.
     jax.config.update("jax_default_prng_impl", "threefry2x32")
     jax.config.update("jax_numpy_rank_promotion", "allow")
@@ -326,7 +329,7 @@ def _default_settings(tasks: Mapping[str, Task], args: Sequence[str]) -> PPOConf
     for flag, value in zip(args, [*args[1:], ""], strict=True):
         name, _, given = flag.partition("=")
         if name == "--resume" and (given or value):
-            return runs.read_settings(Path(given or value))
+            return folder.read_settings(Path(given or value))
     named = next((arg for arg in args[1:2] if not arg.startswith("-")), None)
     return choose(tasks, named)[1].settings
 
@@ -390,7 +393,7 @@ def _train(program: str, tasks: Mapping[str, Task], asked: Train) -> None:
             raise UsageError(
                 "--resume continues in its own folder: leave --run-dir and --init-from out."
             )
-        saved = runs.read_config(asked.resume)
+        saved = folder.read_config(asked.resume)
         if name not in (None, saved["task"]):
             raise UsageError(
                 f"{asked.resume} was trained on the task {saved['task']}: leave {name} out."
@@ -431,28 +434,22 @@ def _tune(program: str, tasks: Mapping[str, Task], asked: Tune) -> None:
 
 
 def _play(program: str, tasks: Mapping[str, Task], asked: Play) -> None:
-    saved = runs.read_config(asked.run)
+    saved = folder.read_config(asked.run)
     settings = PPOConfig(**saved["settings"])
     _, task = choose(tasks, saved["task"])
     steps, seed = asked.steps, asked.seed
     if seed is None and settings.num_seeds > 1:
-        newest = max(runs.checkpoints(asked.run), default=None)
-        steps, seed = runs.best(asked.run, newest if steps is None else steps)
+        newest = max(folder.checkpoints(asked.run), default=None)
+        steps, seed = folder.best(asked.run, newest if steps is None else steps)
         print(f"Seed {seed}, the best one after {steps:,} steps; see --seed.")
-    trained = runs.load_policy(asked.run, task, steps=steps, seed=seed)
-    environment = task.environment()
-    how: dict[str, Any] = {
-        "episode_length": settings.episode_length,
-        "action_repeat": settings.action_repeat,
-        "seed": asked.episode_seed,
-        "wrap_env_fn": task.wrap_env_fn,
-    }
+    trained = folder.load_policy(asked.run, task, steps=steps, seed=seed)
+    task = dataclasses.replace(task, settings=settings)
     table = Table("policy", "return", "± std", "length", "± std")
     for name, policy in (
         ("trained", trained),
-        ("random", rollout.random_policy(action_space_of(environment))),
+        ("random", episodes.random_policy(action_space_of(task.environment()))),
     ):
-        result = rollout.evaluate(environment, policy, num_episodes=asked.episodes, **how)
+        result = play.evaluate(task, policy, num_episodes=asked.episodes, seed=asked.episode_seed)
         table.add_row(
             name,
             *(
@@ -463,14 +460,16 @@ def _play(program: str, tasks: Mapping[str, Task], asked: Play) -> None:
         )
     print(f"{asked.episodes} episodes each:")
     Console().print(table)
-    gif = asked.run / "play.gif"
+    path = asked.run / "play.gif"
     try:
-        cut = rollout.write_gif(gif, environment, trained, max_frames=asked.max_frames, **how)
+        cut = gif.write_gif(
+            path, task, trained, max_frames=asked.max_frames, seed=asked.episode_seed
+        )
     except UsageError as error:
         print(f"No GIF: {error}.")
         return
     note = f"; {cut} of them cut after {asked.max_frames} frames, see --max-frames" * bool(cut)
-    print(f"Three episodes are drawn in {files.printable(gif)}{note}.")
+    print(f"Three episodes are drawn in {files.printable(path)}{note}.")
 
 
 def _diagnose(program: str, tasks: Mapping[str, Task], asked: Diagnose) -> None:
@@ -486,7 +485,7 @@ def _diagnose(program: str, tasks: Mapping[str, Task], asked: Diagnose) -> None:
         )
     name, policies = asked.task, []
     if asked.run is not None:
-        saved = runs.read_config(asked.run)
+        saved = folder.read_config(asked.run)
         if name not in (None, saved["task"]):
             raise UsageError(
                 f"{asked.run} was trained on the task {saved['task']}: leave --task out."
@@ -494,7 +493,7 @@ def _diagnose(program: str, tasks: Mapping[str, Task], asked: Diagnose) -> None:
         name = saved["task"]
     _, task = choose(tasks, name)
     if asked.run is not None:
-        policies = [runs.load_policy(asked.run, task, deterministic=x) for x in (True, False)]
+        policies = [folder.load_policy(asked.run, task, deterministic=x) for x in (True, False)]
         task = dataclasses.replace(task, settings=PPOConfig(**saved["settings"]))
     seen = diagnosing.diagnose(
         task, *policies, episodes=asked.episodes, seed=asked.seed, minutes=asked.minutes
@@ -506,7 +505,7 @@ def _diagnose(program: str, tasks: Mapping[str, Task], asked: Diagnose) -> None:
 
 
 def _replay(program: str, tasks: Mapping[str, Task], asked: Replay) -> None:
-    saved = runs.read_config(asked.run)
+    saved = folder.read_config(asked.run)
     if saved["num_devices"] > 1:
         devices.use_cores(saved["settings"]["num_seeds"])
     _refuse_no_device()
@@ -529,18 +528,11 @@ def _export(program: str, tasks: Mapping[str, Task], asked: Export) -> None:
 
 def _bench(program: str, tasks: Mapping[str, Task], asked: Bench) -> None:
     _, task = choose(tasks, asked.task)
-    environment = task.environment()
-    obs = fingerprint.reset_shapes(environment).obs
+    obs = fingerprint.reset_shapes(task.environment()).obs
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(obs))
     best, num_envs = 0.0, 1
     while num_envs * size <= 500e6:
-        speed = rollout.measure_speed(
-            environment,
-            num_envs,
-            episode_length=task.settings.episode_length,
-            action_repeat=task.settings.action_repeat,
-            wrap_env_fn=task.wrap_env_fn,
-        )
+        speed = bench.measure_speed(task, num_envs)
         print(f"{num_envs:>9,} environments   {speed:>15,.0f} steps/s", flush=True)
         if speed < 1.1 * best:
             return

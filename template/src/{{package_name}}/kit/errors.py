@@ -1,7 +1,4 @@
-"""Errors whose message is for people: one sentence that says what is wrong and what would be right.
-
-From the template: changes of yours are kept, `copier update` merges new versions in.
-"""
+"""Errors whose message is for people: what is wrong and what would be right, in a sentence."""
 
 import inspect
 import re

@@ -14,8 +14,7 @@ import pytest
 from brax.envs.base import State
 
 from my_env import config
-from my_env.kit.actions import action_space_of
-from my_env.kit.task import choose, tasks_in
+from my_env.kit import action_space_of, choose, tasks_in
 
 env = choose(tasks_in(config), None)[1].environment()
 reset, step = jax.jit(env.reset), jax.jit(env.step)

@@ -3,6 +3,6 @@
 From the template: changes of yours are kept, `copier update` merges new versions in.
 """
 
-from my_env.kit.train import use_compilation_cache
+from my_env.kit import use_compilation_cache
 
 use_compilation_cache()

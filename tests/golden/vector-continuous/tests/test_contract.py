@@ -6,8 +6,7 @@ From the template: changes of yours are kept, `copier update` merges new version
 import pytest
 
 from my_env import config
-from my_env.kit.check import RULES, Report, examine
-from my_env.kit.task import tasks_in
+from my_env.kit import RULES, Report, examine, tasks_in
 
 TASKS = tasks_in(config)
 

@@ -1,7 +1,5 @@
 """Whether an environment keeps the rules that Brax and its training loops rely on.
 
-From the template: changes of yours are kept, `copier update` merges new versions in.
-
 The environment is traced, which finds most, and then run for whole episodes. It is never trained.
 """
 

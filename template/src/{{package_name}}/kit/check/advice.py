@@ -1,7 +1,5 @@
 """What to write instead of Python that needs the number of a traced value.
 
-From the template: changes of yours are kept, `copier update` merges new versions in.
-
 `TABLE` has a row for each kind of error and piece of Python. JAX raises the error; which piece of
 Python it was is read from the user's source.
 """

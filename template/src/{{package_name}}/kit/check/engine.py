@@ -1,7 +1,4 @@
-"""What a rule is, the scheduler that applies the rules, and the report.
-
-From the template: changes of yours are kept, `copier update` merges new versions in.
-"""
+"""What a rule is, the scheduler that applies the rules, and the report."""
 
 import atexit
 import os
@@ -19,12 +16,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..actions import ActionSpace
+from ..env.actions import ActionSpace
 from ..errors import failure, text_of
+from ..trace.calls import Call
 from .advice import fix_of
 from .rollout import Rollout
 from .stages import Attempt, Clock, Settings, Traced, make
-from .tracing import Call
 
 Severity = Literal["error", "warning"]
 

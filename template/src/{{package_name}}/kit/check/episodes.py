@@ -1,16 +1,13 @@
-"""Rules: whole episodes, run in a batch under every kind of action.
-
-From the template: changes of yours are kept, `copier update` merges new versions in.
-"""
+"""Rules: whole episodes, run in a batch under every kind of action."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
+from ..trace.calls import key_of, leaves, part
 from .engine import Finding, Unseen, names, rule
 from .rollout import Rollout
 from .stages import Settings, Traced
-from .tracing import key_of, leaves, part
 
 
 def _at(rollout: Rollout, t: int, i: int) -> str:

@@ -1,7 +1,4 @@
-"""Rules: it runs, declares its sizes, and its state keeps one form.
-
-From the template: changes of yours are kept, `copier update` merges new versions in.
-"""
+"""Rules: it runs, declares its sizes, and its state keeps one form."""
 
 import collections
 import enum
@@ -16,12 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from brax.envs.base import State
 
+from ..env.actions import abstract
 from ..errors import Failure
-from .advice import fix_of
-from .engine import Finding, names, rule
-from .jaxprs import input_digest, tree_difference
-from .stages import Attempt, Settings, Traced, abstract, ask, is_size
-from .tracing import (
+from ..trace.calls import (
     GENERATOR,
     GENERATORS,
     INFO_OF_WRAPPERS,
@@ -35,6 +29,10 @@ from .tracing import (
     trace,
     with_wrapper_entries,
 )
+from ..trace.jaxprs import input_digest, tree_difference
+from .advice import fix_of
+from .engine import Finding, names, rule
+from .stages import Attempt, Settings, Traced, ask, is_size
 
 
 def _raised(fail: Failure) -> Finding:

@@ -1,7 +1,4 @@
-"""Rules: `reset` and `step` are pure functions, and chance comes from the key.
-
-From the template: changes of yours are kept, `copier update` merges new versions in.
-"""
+"""Rules: `reset` and `step` are pure functions, and chance comes from the key."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,12 +9,13 @@ import numpy as np
 from brax.envs.base import Env, State, Wrapper
 from brax.envs.wrappers import training
 
-from ..wrappers import wrap_for_training
+from ..env.actions import abstract
+from ..env.wrappers import wrap_for_training
+from ..trace.calls import KEY, Call, failure, leaves, part, trace
+from ..trace.jaxprs import Value, leaked
 from .engine import Finding, names, rule
-from .jaxprs import Value, leaked
 from .rollout import Rollout
-from .stages import Attempt, Settings, Traced, abstract
-from .tracing import KEY, Call, failure, leaves, part, trace
+from .stages import Attempt, Settings, Traced
 
 EAGER_OPERATIONS = 300  # a program with more takes long when it is not compiled
 CALLBACK = 'jax.pure_callback(f, shape, x, vmap_method="sequential")  # or write it with jnp'

@@ -1,7 +1,4 @@
-"""Python that branches, loops or computes, written with functions that take traced values.
-
-From the template: changes of yours are kept, `copier update` merges new versions in.
-"""
+"""Python that branches, loops or computes, written with functions that take traced values."""
 
 import ast
 import functools

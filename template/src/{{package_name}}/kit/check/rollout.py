@@ -1,7 +1,4 @@
-"""Whole episodes of a batch of environments, run in two compiled programs.
-
-From the template: changes of yours are kept, `copier update` merges new versions in.
-"""
+"""Whole episodes of a batch of environments, run in two compiled programs."""
 
 from collections.abc import Callable, Iterable
 from functools import cached_property
@@ -12,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from brax.envs.base import State
 
-from ..actions import ActionSpace
-from . import jaxprs
+from ..env.actions import ActionSpace
+from ..trace import jaxprs
+from ..trace.calls import Call, bits, far_apart, leaves, part, unequal
 from .stages import Settings, Traced
-from .tracing import Call, bits, far_apart, leaves, part, unequal
 
 PAST_END = 16  # steps for which an episode is followed after its end
 SAME = 4  # episodes that differ in nothing but the key

@@ -1,7 +1,4 @@
-"""Rules: on what scales observations are, and what enters the networks.
-
-From the template: changes of yours are kept, `copier update` merges new versions in.
-"""
+"""Rules: on what scales observations are, and what enters the networks."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,12 +9,12 @@ import numpy as np
 from brax.training import types
 from brax.training.acme import running_statistics
 
-from ..networks import PIXELS, observation_shapes, without_images
+from ..ppo.networks import PIXELS, observation_shapes, without_images
+from ..trace.calls import KEY, key_of, leaves, part
+from ..trace.jaxprs import entering_products
 from .engine import Finding, names, rule
-from .jaxprs import entering_products
 from .rollout import Rollout
 from .stages import Settings
-from .tracing import KEY, key_of, leaves, part
 
 LARGE = 50.0  # a network learns slowly from numbers of this size
 

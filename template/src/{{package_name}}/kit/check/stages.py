@@ -1,7 +1,5 @@
 """What several rules look at: a frozen dataclass for each stage, made one after another.
 
-From the template: changes of yours are kept, `copier update` merges new versions in.
-
 First `reset` and `step` are traced, which needs no compilation. Where that shows no error, whole
 episodes of a batch are run (rollout.py).
 """
@@ -17,11 +15,11 @@ import jax
 import jax.numpy as jnp
 from brax.envs.base import Env
 
-from ..actions import ActionSpace, Continuous, Discrete, known_space
+from ..env.actions import ActionSpace, Continuous, Discrete, abstract, known_space
+from ..env.keys import is_typed_key
 from ..errors import Failure, UsageError, failure
-from ..pytrees import is_typed_key
-from . import jaxprs
-from .tracing import KEY, Call, trace
+from ..trace import jaxprs
+from ..trace.calls import KEY, Call, trace
 
 
 class Clock:
@@ -173,10 +171,6 @@ def ask(env: Env, name: str) -> Any:
         return getattr(env, name)
     except BaseException as error:
         return failure(error, env)
-
-
-def abstract(space: ActionSpace, *batch: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((*batch, *space.shape), space.dtype)
 
 
 def is_size(x: Any) -> bool:

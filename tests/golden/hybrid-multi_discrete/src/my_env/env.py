@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from brax.envs.base import Env, State
 
-from .kit.actions import MultiDiscrete
+from .kit import MultiDiscrete
 
 IMAGE_SHAPE = (32, 32, 3)  # height, width, channels
 VECTOR_SIZE = 16

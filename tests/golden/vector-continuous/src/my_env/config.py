@@ -1,6 +1,6 @@
 """What is trained, and how. Yours: `copier update` never touches this file.
 
-The settings are flags of `train` too; `kit/ppo.py` describes them all. A second task is a second
+The settings are flags of `train` too; `kit/ppo/settings.py` describes them all. A second task is a second
 value beside `task`, and `train wide` trains this one:
 
     import dataclasses
@@ -12,9 +12,7 @@ value beside `task`, and `train wide` trains this one:
 """
 
 from .env import MyEnv
-from .kit.networks import make_network_factory
-from .kit.ppo import PPOConfig
-from .kit.task import Task
+from .kit import PPOConfig, Task, make_network_factory
 
 task = Task(
     environment=MyEnv,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from brax.envs.base import Env, State
 
-from .kit.actions import Continuous
+from .kit import Continuous
 
 OBSERVATION_SIZE = 2
 ACTION_SPACE = Continuous(2)

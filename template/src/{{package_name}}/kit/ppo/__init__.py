@@ -1,0 +1,1 @@
+"""PPO: settings, networks, state, algorithm. It reads no files and prints nothing."""

@@ -1,0 +1,202 @@
+"""Where a run reports to: TensorBoard and Weights & Biases."""
+
+import dataclasses
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from ..ppo.settings import PPOConfig
+from . import commands
+from .display import Row, _mean
+from .files import folder, quoted, refuse_no_folder
+
+# ---- reports ------------------------------------------------------------------------------------
+
+
+class Reporter:
+    """Sends evaluations to TensorBoard, Weights & Biases, both or neither; see `reporters`.
+
+    One that fails, on a full disk or because its process was killed, is left out from then on:
+    training is worth more than its reports.
+
+    Attributes:
+      places: a line for each of them that says where to look.
+    """
+
+    def __init__(
+        self,
+        parts: "Sequence[_TensorBoard | _Wandb]" = (),
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self._parts, self._say = list(parts), say
+        self.places = [part.place for part in parts]
+
+    def report(self, row: Row) -> None:
+        """Sends the row of one seed and evaluation, as metrics.jsonl has it."""
+        self._each(lambda part: part.report(row))
+
+    def video(self, path: Path, steps: int) -> None:
+        """Sends a GIF of the policy that has trained for so many steps."""
+        self._each(lambda part: part.video(path, steps))
+
+    def close(self) -> None:
+        """Waits until everything is sent."""
+        self._each(lambda part: part.close())
+
+    def _each(self, call: "Callable[[_TensorBoard | _Wandb], None]") -> None:
+        for part in list(self._parts):
+            try:
+                call(part)
+            except Exception as error:  # wandb's have no common class
+                self._parts.remove(part)
+                why = (str(error) or type(error).__name__).rstrip(".")
+                self._say(f"{part.name} gets no more reports: {why}.")
+
+
+def require_extras(tensorboard: bool, wandb: str | None) -> None:
+    """Raises UsageError if a package is missing; imports none of them."""
+    if tensorboard:
+        commands.require("tensorboardX", "--tensorboard", "tensorboard")
+    if wandb is not None:
+        commands.require("wandb", "--wandb", "wandb")
+
+
+def reporters(
+    run: Path,
+    settings: PPOConfig,
+    *,
+    tensorboard: bool,
+    wandb: str | None,
+    say: Callable[[str], None] = print,
+) -> Reporter:
+    """Opens what a run reports to.
+
+    Args:
+      run: the run folder, which exists. Event files go to RUN/tensorboard, with several seeds to
+        one folder for each, so that TensorBoard draws their curves over each other. A resumed run
+        goes on in the same Weights & Biases run, whose local files RUN/wandb holds.
+      settings: of the run.
+      tensorboard: whether to write event files.
+      wandb: a project of Weights & Biases. With several seeds `eval/...` and the like are means,
+        and `seed_3/eval/...` are those of the seed 3.
+      say: told when one of them fails later.
+
+    Raises:
+      UsageError: a package is missing, or Weights & Biases refuses.
+    """
+    require_extras(tensorboard, wandb)
+    parts: list[_TensorBoard | _Wandb] = []
+    if tensorboard:
+        parts.append(_TensorBoard(run, settings))
+    if wandb is not None:
+        parts.append(_Wandb(run, settings, wandb))
+    return Reporter(parts, say)
+
+
+def _values(row: Row) -> dict[str, float]:
+    return {name: float(x) for name, x in row.items() if name not in ("steps", "seed")}
+
+
+class _TensorBoard:
+    """Writes event files at once; tensorboardX's SummaryWriter hangs when its thread has failed."""
+
+    name = "TensorBoard"
+
+    def __init__(self, run: Path, settings: PPOConfig) -> None:
+        self._run, self._num_seeds = run, settings.num_seeds
+        self._writers: dict[str, Any] = {}
+        self.place = f"{self.name}: tensorboard --logdir {quoted(run / 'tensorboard')}"
+        refuse_no_folder(run / "tensorboard")
+
+    def report(self, row: Row) -> None:
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=tag, simple_value=x) for tag, x in _values(row).items()]
+        name = f"seed_{row['seed']:.0f}" if self._num_seeds > 1 else ""
+        self._write(name, Summary(value=values), int(row["steps"]))
+
+    def video(self, path: Path, steps: int) -> None:
+        from PIL import Image
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        with Image.open(path) as gif:
+            width, height = gif.size
+        image = Summary.Image(
+            width=width, height=height, colorspace=3, encoded_image_string=path.read_bytes()
+        )
+        self._write("", Summary(value=[Summary.Value(tag="episode", image=image)]), steps)
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+    def _write(self, name: str, summary: Any, steps: int) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        if name not in self._writers:
+            place = folder(self._run, "tensorboard", *filter(None, [name]))
+            writer = EventsWriter(str(place / "events"), f".{time.time_ns()}")
+            # Hides what a killed run reported after the checkpoint that this one went on from.
+            start = SessionLog(status=SessionLog.START)
+            writer.write_event(Event(wall_time=time.time(), step=steps, session_log=start))
+            self._writers[name] = writer
+        self._writers[name].write_event(Event(wall_time=time.time(), step=steps, summary=summary))
+        self._writers[name].flush()
+
+
+class _Wandb:
+    name = "Weights & Biases"
+
+    def __init__(self, run: Path, settings: PPOConfig, project: str) -> None:
+        import wandb  # type: ignore[import-not-found, unused-ignore]
+
+        kept = folder(run, "wandb", own_links=True)
+        # wandb names its folders (offline-)run-<date>_<time>-<id>.
+        names = sorted(path.name.removeprefix("offline-") for path in kept.glob("*run-*"))
+        ids = [found[1] for name in names if (found := re.fullmatch(r"run-\d+_\d+-(\w+)", name))]
+        try:
+            self._run = wandb.init(
+                project=project,
+                name=run.absolute().name,
+                id=ids[-1] if ids else None,
+                resume="allow" if ids else None,
+                dir=run,
+                config=dataclasses.asdict(settings),
+                settings=wandb.Settings(silent=True, console="off"),
+            )
+        except wandb.errors.Error as error:
+            raise UsageError(
+                f"Weights & Biases can't be used ({str(error).splitlines()[0]}): leave --wandb "
+                "out, or set WANDB_MODE=offline."
+            ) from None
+        self._wandb, self._num_seeds = wandb, settings.num_seeds
+        self._rows: list[Row] = []  # of the seeds that one evaluation has reported so far
+        self.place = f"{self.name}: " + (
+            f"wandb sync {quoted(Path(self._run.dir).parent)}"
+            if self._run.offline
+            else str(self._run.url)
+        )
+
+    def report(self, row: Row) -> None:
+        self._rows.append(row)
+        if len(self._rows) < self._num_seeds:
+            return
+        logged = _mean(list(map(_values, self._rows)))
+        if self._num_seeds > 1:
+            for seed_row in self._rows:
+                prefix = f"seed_{seed_row['seed']:.0f}/"
+                logged |= {prefix + name: x for name, x in _values(seed_row).items()}
+        self._rows = []
+        self._run.log(logged, step=int(row["steps"]))
+
+    def video(self, path: Path, steps: int) -> None:
+        clip = self._wandb.Video(str(path), format="gif", caption=f"after {steps:,} steps")
+        # A step that is over can't be added to, and the best checkpoint may be an old one.
+        self._run.log({"episode": clip}, step=max(steps, self._run.step))
+
+    def close(self) -> None:
+        self._run.finish()

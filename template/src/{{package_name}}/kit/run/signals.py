@@ -1,0 +1,134 @@
+"""What a long run asks of the operating system: signals, and writing while it goes on."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NoReturn, Self
+
+STOPPING = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP")
+    if hasattr(signal, name)  # Windows has no SIGHUP
+]
+
+
+def leave(code: int, text: str = "") -> NoReturn:
+    """Ends the process at once: while XLA compiles in a thread, an ordinary exit would crash."""
+    if text:
+        print(text, file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            stream.flush()
+    os._exit(code)
+
+
+def keep_stdout_for_python() -> None:
+    """Drops what libraries print from C++, such as to whom Gloo has connected."""
+    stdout = sys.stdout.fileno()
+    sys.stdout.flush()
+    own = os.dup(stdout)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), stdout)
+    sys.stdout = os.fdopen(own, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+
+
+@contextlib.contextmanager
+def leaving_on_signals() -> Iterator[None]:
+    """Lets a signal end the process at once, with a sentence and the usual code.
+
+    KeyboardInterrupt would be lost where it is raised in a callback of JAX.
+    """
+
+    def end(number: int, frame: object) -> None:
+        text = "Interrupted" if number == signal.SIGINT else signal.Signals(number).name
+        leave(128 + number, f"{text}.")
+
+    with _handling(end):
+        yield
+
+
+@contextlib.contextmanager
+def _handling(handler: Callable[[int, Any], None]) -> Iterator[set[int]]:
+    """Handles the signals that ask a process to end, but for those that are ignored (nohup)."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # others can't handle signals
+        before = {number: signal.getsignal(number) for number in STOPPING}
+        # None: what is not Python's can't be put back.
+        before = {n: h for n, h in before.items() if h not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield set(before)
+    finally:
+        for number, was in before.items():
+            signal.signal(number, was)
+
+
+class StopRequest:
+    """The number of the signal that asks a run to stop; 0 if none has come."""
+
+    signal = 0
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Notes a signal instead of obeying it; a second one ends the process at once."""
+    request = StopRequest()
+
+    def note(number: int, frame: object) -> None:
+        request.signal = request.signal or number
+
+    with _handling(note) as handled:
+        if not handled:
+            yield request
+            return
+        # Handlers wait for the main thread, which may be in XLA for long; a pipe does not.
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+
+        def watch() -> None:
+            seen = 0
+            while number := os.read(reading, 1):
+                seen += number[0] in handled
+                if seen == 2:
+                    os._exit(128 + number[0])
+            os.close(reading)
+
+        threading.Thread(target=watch, daemon=True).start()
+        before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        try:
+            yield request
+        finally:
+            signal.set_wakeup_fd(before)
+            os.close(writing)
+
+
+class Saver:
+    """Writes in a thread, one job after another. To be used with `with`."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self._job: Future[None] | None = None
+
+    def start(self, write: Callable[[], None]) -> None:
+        """Waits for the job before, and raises what it raised."""
+        self.wait()
+        self._job = self._pool.submit(write)
+
+    def wait(self) -> None:
+        """Waits until everything is written, and raises what writing raised."""
+        job, self._job = self._job, None
+        if job is not None:
+            job.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._pool.shutdown()
+        if kind is None:
+            self.wait()

@@ -1,0 +1,1 @@
+"""What is done with a task or a run beside training. No tool uses another one."""

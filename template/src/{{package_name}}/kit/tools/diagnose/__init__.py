@@ -1,0 +1,1 @@
+"""Is the task or its training at fault?"""
