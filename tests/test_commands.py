@@ -59,8 +59,10 @@ def test_play_compares_with_a_random_policy_and_draws(
 ) -> None:
     result = run(work, env, "-m", "my_env", "play", "r", "--episodes", "32")
     assert (result.returncode, result.stderr) == (0, "")
-    returns = dict(re.findall(r"(trained|random)\D*?(-?\d+\.\d+)", result.stdout))
-    assert float(returns["trained"]) > float(returns["random"]) / 2
+    (row,) = re.findall(r"return .*", result.stdout)
+    trained_return, _, random_return, _ = map(float, re.findall(r"-?\d+\.\d+", row))
+    assert trained_return > random_return / 2
+    assert "distance " in result.stdout
     with Image.open(trained / "play.gif") as gif:
         assert getattr(gif, "n_frames") > 10  # noqa: B009 - not every format has it
 

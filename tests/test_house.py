@@ -14,7 +14,7 @@ FLOORS = [
     {"env"},
     {"ppo", "trace"},
     {"run", "check"},
-    {"tools"},
+    {"tools", "flags"},
     {"cli"},
 ]
 MOST_LINES, MOST_OF_A_FUNCTION = 400, 80

@@ -35,8 +35,11 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     # Not a link: Python would look for its library beside it.
     (folder / "python3").write_text(f'#!/bin/sh\nexec "{base}" "$@"\n')
     (folder / "python3").chmod(0o755)
+    # Messages name commands of uv where uv has set UV.
     kept = {
-        k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST", "VIRTUAL_"))
+        k: v
+        for k, v in os.environ.items()
+        if k != "UV" and not k.startswith(("PYTHON", "PYTEST", "VIRTUAL_"))
     }
     compiled = str(tmp_path_factory.mktemp("compiled"))
     path = f"{folder}:/usr/bin:/bin"
@@ -95,7 +98,7 @@ def test_what_copier_prints_works_without_uv(
     copier = f"{clone}/.venv/bin/copier"
     message = shell(f"{copier} copy --defaults {clone} '{new}' 2>&1", tmp_path, bare)
     lines = [line.strip() for line in message.splitlines() if line.startswith("  ")]
-    change_folder, commit, with_uv, without_uv = lines[-4:]
+    change_folder, commit, without_uv, with_uv = lines[-4:]
     assert with_uv == "uv run my-env train"
     start, _ = without_uv.split(" train")
     commands = [change_folder, commit, f"{start} tune --minutes 0 || test $? = 2"]

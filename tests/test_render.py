@@ -19,6 +19,7 @@ FILES = {  # besides kit/
     ".copier-answers.yml",
     ".gitattributes",
     ".github/workflows/ci.yml",
+    ".github/workflows/update.yml",
     ".gitignore",
     "AGENTS.md",
     "LICENSE",

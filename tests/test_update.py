@@ -275,8 +275,10 @@ def test_what_a_stranger_called_the_project_does_nothing_in_messages(
     _, message = result.stderr.split("Updated ")
     assert message.replace("\n", "").isprintable()
     commands = [shlex.split(line, comments=True) for line in message.splitlines()[2:] if line]
-    assert [command[0] for command in commands] == ["git", "uv"]
-    assert commands[-1] == ["uv", "run", "x?[2J?]0;title?; touch X $(touch Y)?", "check"]
+    assert commands[0][0] == "git"
+    assert commands[1] == [".venv/bin/python", "-m", "my_env", "check"]
+    _, with_uv = message.split("with uv: ")
+    assert shlex.split(with_uv) == ["uv", "run", "x?[2J?]0;title?; touch X $(touch Y)?", "check"]
 
 
 def test_nothing_is_asked_or_repeated(history: Versions, tmp_path: Path) -> None:
@@ -609,6 +611,43 @@ def test_ci_says_when_there_is_a_newer_version(history: Versions, project: Path)
     nowhere = step(project, "newer")
     assert nowhere.stdout.startswith("::notice::The template could not be reached")
     assert nowhere.returncode == 0
+
+
+def update_workflow(project: Path) -> subprocess.CompletedProcess[str]:
+    """Runs the commands of update.yml, with `gh` and `git push` written down in calls.txt."""
+    workflow = yaml.safe_load((project / ".github/workflows/update.yml").read_text())
+    scripts = [step["run"] for step in workflow["jobs"]["update"]["steps"] if "run" in step]
+    calls = shlex.quote(str(project.parent / "calls.txt"))
+    script = f"""
+        uvx() {{ shift; {shlex.join(COPIER)} "$@"; }}
+        gh() {{ echo "gh $1 $2" >> {calls}; }}
+        git() {{ if [ "$1" = push ]; then echo "$@" >> {calls}; else command git "$@"; fi; }}
+    """
+    return subprocess.run(
+        ["bash", "-eo", "pipefail", "-c", "\n".join([script, *scripts])],
+        cwd=project,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_update_workflow_opens_a_pull_request(history: Versions, project: Path) -> None:
+    update(project)
+    commit(project)
+    result = update_workflow(project)
+    assert (result.returncode, result.stdout) == (
+        0,
+        "This is the newest version of the template.\n",
+    ), result.stderr
+    history.with_changes(versions.kit_changed)
+    result = update_workflow(project)
+    assert result.returncode == 0, result.stderr
+    assert (project.parent / "calls.txt").read_text().splitlines() == [
+        "gh auth setup-git",
+        "push --force origin copier-update",
+        "gh pr create",
+    ]
+    assert "git diff" not in git(project, "status", "--porcelain")
 
 
 # ---- an updated project works -------------------------------------------------------------------

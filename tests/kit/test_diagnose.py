@@ -351,12 +351,12 @@ def test_the_command_says_what_follows(run: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--episodes", "1"], "--episodes has to be from 2 to 1000"),
-        (["--episodes", "100000000000"], "--episodes has to be from 2 to 1000"),
-        (["--minutes", "nan"], "--minutes greater than 0"),
+        (["--episodes", "1"], "--episodes is 1, which has to be from 2 to 1,000."),
+        (["--episodes", "100000000000"], "which has to be from 2 to 1,000."),
+        (["--minutes", "nan"], "--minutes is nan, which has to be greater than 0."),
         (["--task", "third"], "There is no task 'third'"),
         (["nowhere"], "nowhere is not the folder of a run"),
-        (["RUN", "--task", "other"], "leave --task out"),
+        (["RUN", "--task", "other"], "leave other out"),
     ],
 )
 def test_a_mistake_gets_one_sentence(

@@ -131,7 +131,7 @@ def test_a_mistake_that_is_not_the_environment_s_keeps_its_traceback(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clean = Report([], {}, [], {}, 0.0)
-    monkeypatch.setattr("kit.cli.checker.examine", lambda *_, **__: clean)
+    monkeypatch.setattr("kit.check.examine", lambda *_, **__: clean)
     monkeypatch.setattr("kit.tools.bench.measure_speed", functools.partial(int, "x", base=7))
     with pytest.raises(TypeError, match="at most 2 arguments"):
         cli.main("toy", config(task=Toy), ["bench"])
@@ -179,7 +179,7 @@ def test_a_config_that_can_t_be_imported(
     [
         ("class Point(:\n", "env.py:1 raises SyntaxError: invalid syntax."),
         ("x = 1\ny = undefined\n", "env.py:2 raises NameError: name 'undefined' is not defined."),
-        ("class Other:\n    pass\n", "If you renamed the class in env.py, rename it in"),
+        ("class Other:\n    pass\n", "Fix: rename it in __init__.py and config.py too"),
     ],
 )
 def test_an_env_py_that_can_t_be_imported(tmp_path: Path, code: str, says: str) -> None:
@@ -191,13 +191,14 @@ def test_an_env_py_that_can_t_be_imported(tmp_path: Path, code: str, says: str) 
         (package / f"{name}.py").write_text(text.replace("{{ project_name }}", "points"))
     (package / "kit").symlink_to(PACKAGE / "kit")
     (package / "env.py").write_text(code)
+    (package / "config.py").write_text("from .env import Point\n")
     run = functools.partial(subprocess.run, cwd=tmp_path, capture_output=True, text=True)
     result = run([sys.executable, "-m", "points", "check"])
     assert (result.returncode, result.stdout) == (2, "")
     assert says in result.stderr
     assert len(result.stderr.splitlines()) == 1
     if "SyntaxError" in says:
-        result = run([sys.executable, "-c", "import points"])  # not the command line
+        result = run([sys.executable, "-c", "from points import Point"])  # not the command line
         assert result.returncode == 1
         assert "Traceback" in result.stderr
 

@@ -73,6 +73,27 @@ def test_the_script(bin_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert commands.again("my-env") == "my-env"
 
 
+@pytest.mark.parametrize(
+    ("argv", "before", "yes"),
+    [
+        (["my env/bin/my-env", "train"], ["python"], True),
+        (["C:/my-env.exe"], ["python"], True),
+        (["-m", "train"], ["python", "-m", "my_env"], True),  # while it imports my_env
+        (["-m"], ["python", "-mmy_env"], True),
+        (["-m", "my_env"], ["python", "-m", "pytest"], False),
+        (["my-env.py"], ["python"], False),
+        (["-c"], ["python", "-c"], False),
+        ([""], ["python"], False),
+    ],
+)
+def test_what_is_the_command_line_of_the_project(
+    argv: list[str], before: list[str], yes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(sys, "orig_argv", [*before, *argv[1:]])
+    assert commands.is_command_line("my-env", "my_env") is yes
+
+
 def test_without_pip_and_uv_run_it_is_uv_s_environment(
     bin_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -481,12 +481,15 @@ def test_training_episodes_are_counted_with_their_metrics() -> None:
         ({"learning_rate_schedule": "cosine"}, "one of linear, constant, adaptive_kl"),
         ({"normalize_observations": 1}, "true or false"),
         ({"discounting": 1.5}, "from 0 to 1"),
-        ({"seed": -1}, "from 0 to 4294967295"),
+        ({"seed": -1}, "from 0 to 4,294,967,295"),
         ({"episode_length": 9, "action_repeat": 2}, "use 8"),
         ({"episode_length": 1}, "episode_length 2"),
         ({"num_evals": 1}, "from 2 to 1,000,000: one before training and one after"),
         # Neither takes long.
-        ({"batch_size": 10**9 + 7, "num_envs": 3}, "batch_size is .* from 1 to 1,000,000"),
+        (
+            {"batch_size": 10**9 + 7, "num_envs": 3},
+            "batch_size is .* from 1 to 1,000,000",
+        ),
         ({"batch_size": 999_983, "num_minibatches": 999_979, "num_envs": 3}, "use num_envs 1 or"),
         ({"num_timesteps": 10**13}, "fewer than 2147483648"),
         ({"seed": 2**32 - 2, "num_seeds": 3}, "use a smaller seed"),

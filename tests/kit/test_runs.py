@@ -377,6 +377,41 @@ def test_the_gif_repeats_actions(run: Path, tmp_path: Path) -> None:
         assert cut == 0
 
 
+@pytest.mark.parametrize(("limit", "cut"), [(8, 0), (7, 3)])
+def test_an_episode_that_the_time_limit_ends_is_not_cut(
+    run: Path, limit: int, cut: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, out, _ = command(capsys, "play", str(run), "--episodes", "2", "--max-frames", str(limit))
+    assert ("cut after" in out) == bool(cut)
+    assert f"{cut} of them cut after 7 frames" in out or not cut
+
+
+@pytest.mark.parametrize("number", [5, 6])
+def test_play_prints_the_metrics_where_there_are_few(
+    number: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sums over an episode of 8 steps, beside `distance` of the toy."""
+
+    class Counting(Toy):
+        def reset(self, rng: jax.Array) -> State:
+            state = super().reset(rng)
+            more = {f"term{i}": jnp.zeros(()) for i in range(number)}
+            return state.replace(metrics={**state.metrics, **more})
+
+        def step(self, state: State, action: jax.Array) -> State:
+            more = {f"term{i}": jnp.float32(i) for i in range(number)}
+            state = super().step(state, action)
+            return state.replace(metrics={**state.metrics, **more})
+
+    task = dataclasses.replace(toy_task(num_timesteps=32, num_evals=2), environment=Counting)
+    run = quietly(task, run_dir=tmp_path / "run")
+    _, out, _ = command(capsys, "play", str(run), "--episodes", "2", tasks={"task": task})
+    rows = {cells[1]: cells[3] for line in out.splitlines() if len(cells := line.split()) > 3}
+    assert {"return", "length"} <= rows.keys()
+    assert ("distance" in rows) == (number == 5)
+    assert rows.get("term4", "32.00") == "32.00"
+
+
 class NoPicture(Toy):
     render = None  # type: ignore[assignment]
 
@@ -414,7 +449,10 @@ def test_no_gif_is_no_crash(
         ([], "train"),
         (["play", "nowhere"], "not the folder of a run"),
         (["train", "other"], "There is no task 'other'; config.py defines task, second."),
-        (["train", "--num-envs", "4", "second"], "Name the task before the flags"),
+        (["train", "--num-envs", "4", "third"], "There is no task 'third'"),
+        (["train", "--keep", "0"], "--keep is 0, which has to be from 1 to 1,000,000."),
+        (["train", "--entropy-cost", "-1"], "--entropy-cost is -1.0, which has to be 0 or more."),
+        (["train", "--num-envs", "0"], "--num-envs is 0, which has to be from 1 to 1,000,000."),
         (["train", "--no-normalize-advantage", "true"], "There is no task 'true'"),
         (["train", "--resume", "x", "--run-dir", "y"], "x is not the folder of a run"),
         (["check", "--seed", "-1"], "--seed is -1, which has to be from 0 to 4,294,967,295."),
@@ -478,7 +516,7 @@ def test_a_mistake_in_config_py_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "bad_config.py").write_text(
-        "from kit.ppo.settings import PPOConfig\nPPOConfig(episode_length=100, num_envs=15)\n"
+        "from kit import PPOConfig\nPPOConfig(episode_length=100, num_envs=15)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(SystemExit) as stopped:
@@ -490,6 +528,29 @@ def test_a_mistake_in_config_py_is_one_sentence(
 def test_an_environment_instead_of_its_class_is_told() -> None:
     with pytest.raises(UsageError, match=r"class or function: Toy, not Toy\(\)"):
         dataclasses.replace(TASK, environment=Toy())
+
+
+def test_a_task_may_stand_after_the_flags(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Settings that are not given are those of this task, even where the default is given."""
+    second = toy_task(num_timesteps=64, num_evals=2, learning_rate=5e-3, gae_lambda=0.5)
+    args = ("train", "--run-dir", str(tmp_path / "r"), "--gae-lambda", "0.95", "second")
+    code, _, err = command(capsys, *args, tasks={"task": TASK, "second": second})
+    assert (code, err) == (0, "")
+    settings = dataclasses.replace(second.settings, gae_lambda=0.95)
+    assert folder.read_settings(tmp_path / "r") == settings
+
+
+@pytest.mark.parametrize("args", [[], ["--help"], ["bench", "x"], ["play", "y"], ["bench", "--z"]])
+def test_the_name_of_the_program_does_nothing_to_a_terminal(
+    args: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main("x\x1b[2J\x1b]0;title\x07", types.ModuleType("\x1b[2J"), args)
+    out, err = capsys.readouterr()
+    assert out or err
+    assert all(line.isprintable() for line in (out + err).splitlines())
 
 
 PTY = """

@@ -203,16 +203,17 @@ import types
 import jax
 from kit import cli
 from kit.run import folder
+from kit.run.programs import Programs
 from kit.run.train import train
 
 config = types.ModuleType("config")
 config.task = toy_task(num_eval_envs=8, num_seeds={seeds})
 kept = []
-original = cli.training.Programs.to_host
+original = Programs.to_host
 def to_host(self, state):
     kept.append(original(self, state))
     return kept[-1]
-cli.training.Programs.to_host = to_host
+Programs.to_host = to_host
 arguments = ["--coordinator", "localhost:{port}", "--num-processes", "2", "--process-id", "{id}"]
 cli.main("toy", config, ["train", "--run-dir", {run!r}, *arguments])
 print(float(sum(abs(x).sum() for x in jax.tree.leaves(kept[-1].params))))
@@ -820,7 +821,7 @@ def test_a_setting_to_halve_is_named_where_memory_is_too_little() -> None:
     "options", [{"keep": 0}, {"checkpoint_every": 0.0}, {"checkpoint_every": float("nan")}]
 )
 def test_options_out_of_range(options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="--keep has to be 1 or more"):
+    with pytest.raises(UsageError, match=r"--(keep|checkpoint-every) is .*, which has to be"):
         Options(**options)
 
 

@@ -2,28 +2,41 @@
 
 From the template: changes of yours are kept, `copier update` merges new versions in.
 
-Once this package is imported, Brax makes the environment too:
-`brax.envs.get_environment("inverted_pendulum")`.
-The environment of a second task of config.py has the task's name, as in `get_environment("wide")`.
+Once this package is imported, Brax makes the environment of each task of config.py by the task's
+name, as in `brax.envs.get_environment("wide")`, and that of the first one by the package's:
+`get_environment("inverted_pendulum")`.
 """
 
 import os
+from typing import TYPE_CHECKING, Any
 
-from .kit import Policy, end_command_line, register  # first: what Brax prints is kept quiet there
+from .kit import is_command_line
 
-try:
+if TYPE_CHECKING:
     from .env import InvertedPendulum
-except Exception as error:
-    if isinstance(error, ImportError):
-        error.add_note(
-            "If you renamed the class in env.py, rename it in __init__.py and config.py."
-        )
-    end_command_line(error, "inverted-pendulum")
-    raise
+    from .kit import Policy
 
 __all__ = ["InvertedPendulum", "load_policy"]
 
-register(__name__, InvertedPendulum)
+# The command line does it too, once its arguments are read: `--help` does not wait for JAX.
+if not is_command_line("inverted-pendulum", __name__):
+    from .kit import register
+
+    register(__name__)
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the environment when it is first used (PEP 562)."""
+    if name != "InvertedPendulum":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from .env import InvertedPendulum
+    except ImportError as error:
+        error.add_note(
+            "If you renamed the class in env.py, rename it in __init__.py and config.py."
+        )
+        raise
+    return InvertedPendulum
 
 
 def load_policy(
@@ -32,7 +45,7 @@ def load_policy(
     steps: int | None = None,
     seed: int | None = None,
     deterministic: bool = True,
-) -> Policy:
+) -> "Policy":
     """Reads a trained policy.
 
     Args:
@@ -44,7 +57,6 @@ def load_policy(
     Returns:
       `policy(obs, key) -> (action, extras)`, jitted, for any leading dimensions of `obs`.
     """
-    # Imported here, because they take a second that an environment alone does not need.
     from . import config, kit
 
     tasks = kit.tasks_in(config)

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from .env.wrappers import wrap_for_evaluation as wrap_for_evaluation  # batch and time limit
     from .env.wrappers import wrap_for_training as wrap_for_training  # auto-reset too
     from .errors import UsageError as UsageError  # an argument, a setting or a run is unusable
-    from .errors import end_command_line as end_command_line  # where a file can't be imported
     from .ppo.brax_trainers import enable_brax_trainers as enable_brax_trainers  # on JAX 0.10
     from .ppo.networks import make_network_factory as make_network_factory  # policy and value
     from .ppo.settings import PPOConfig as PPOConfig  # settings of PPO
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from .ppo.task import choose as choose  # one of several tasks
     from .ppo.task import tasks_in as tasks_in  # the tasks of config.py
     from .run.cache import use_compilation_cache as use_compilation_cache  # of compiled programs
+    from .run.commands import is_command_line as is_command_line  # of this project
     from .run.folder import load_policy as load_policy  # a trained policy
     from .run.registry import register as register  # makes environments known to Brax
     from .run.train import train as train  # trains a task, into a run folder
@@ -42,12 +42,13 @@ _NAMES = {
     "env.episodes": ("Policy", "random_policy"),
     "env.frames": ("FrameStack",),
     "env.wrappers": ("wrap_for_evaluation", "wrap_for_training"),
-    "errors": ("UsageError", "end_command_line"),
+    "errors": ("UsageError",),
     "ppo.brax_trainers": ("enable_brax_trainers",),
     "ppo.networks": ("make_network_factory",),
     "ppo.settings": ("PPOConfig",),
     "ppo.task": ("Task", "choose", "tasks_in"),
     "run.cache": ("use_compilation_cache",),
+    "run.commands": ("is_command_line",),
     "run.folder": ("load_policy",),
     "run.registry": ("register",),
     "run.train": ("train",),

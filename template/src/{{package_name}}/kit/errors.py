@@ -3,7 +3,6 @@
 import inspect
 import re
 import site
-import sys
 import sysconfig
 import traceback
 from dataclasses import dataclass
@@ -96,16 +95,3 @@ def failure(error: BaseException, owner: Any) -> Failure:
     name = type(error).__name__
     says = says.rstrip(".")[:400]
     return Failure(error, where, f"{name}: {says}" if says else name, tuple(own))
-
-
-def end_command_line(error: Exception, program: str) -> None:
-    """Ends the process with a sentence and exit code 2 if it is the command line of the project.
-
-    Args:
-      error: what an import of the user's files raised.
-      program: the name of the command.
-    """
-    # While `python -m package` imports the package, argv[0] is "-m".
-    if sys.argv[:1] == ["-m"] or Path(*sys.argv[:1]).stem == program:
-        print(f"{failure(error, program)}.", *getattr(error, "__notes__", ()), file=sys.stderr)
-        sys.exit(2)

@@ -384,13 +384,10 @@ WITHOUT_CODE: list[tuple[Any, str, str]] = [
         r"write action_space = ... in the body of the class \1, and not in its __init__; for an "
         r"environment of Brax's, make_network_factory(Continuous(\1().action_size))",
     ),
+    (ImportError, r"name '\w+' from '[\w.]+\.env'", "rename it in __init__.py and config.py too"),
     (ModuleNotFoundError, "No module named '([^'.]+)", r"install \1, and add it to pyproject.toml"),
     (NameError, "name '(.+?)' is not defined", r"define or import \1"),
-    (
-        FileNotFoundError,
-        r"'([^/\\]*?)'",
-        r"name it from the source: Path(__file__).parent / '\1'",
-    ),
+    (FileNotFoundError, r"'([^/\\]*?)'", r"name it from the source: Path(__file__).parent / '\1'"),
     (FileNotFoundError, "", "put the file there"),
     (
         TypeError,

@@ -11,6 +11,15 @@ from ..errors import UsageError
 from .files import quoted
 
 
+def is_command_line(program: str, package: str) -> bool:
+    """Whether this process was started as the script PROGRAM or as `python -m PACKAGE`."""
+    # While `python -m PACKAGE` imports the package, argv[0] is "-m".
+    if sys.argv[:1] == ["-m"]:
+        return sys.orig_argv[-len(sys.argv)] in (package, f"-m{package}")
+    script = Path(*sys.argv[:1])
+    return script.stem == program and script.suffix in ("", ".exe")
+
+
 def again(program: str) -> str:
     """Starts this program once more; its arguments can be appended.
 

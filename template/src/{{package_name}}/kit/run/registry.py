@@ -11,18 +11,17 @@ from brax.envs import register_environment
 from brax.envs.base import Env
 
 
-def register(package: str, env_class: type[Env]) -> None:
+def register(package: str) -> None:
     """Lets `brax.envs.get_environment(NAME)` make the environment of each task of config.py.
 
-    NAME is the task's, and that of the package for `env_class`. config.py is read, to find its
-    names, and only imported when such an environment is made: networks and PPO take a second that
-    an environment alone does not need. Keyword arguments go to the task's `environment`.
+    NAME is the task's; the first one has that of the package too. config.py is read, to find its
+    names, and only imported when an environment is made: networks and PPO take a second that an
+    environment alone does not need. Keyword arguments go to the task's `environment`.
 
     Args:
       package: the package of config.py, as Python imports it.
-      env_class: the environment of `task`, which every project has.
     """
-    register_environment(package, env_class)
+    register_environment(package, functools.partial(_make, package, None))
     code: bytes | None = None
     with contextlib.suppress(OSError):  # a package without config.py
         code = pkgutil.get_data(package, "config.py")
@@ -36,7 +35,7 @@ def register(package: str, env_class: type[Env]) -> None:
                     register_environment(name, functools.partial(_make, package, name))
 
 
-def _make(package: str, name: str, **arguments: Any) -> Env:
+def _make(package: str, name: str | None, **arguments: Any) -> Env:
     from ..ppo.task import choose, tasks_in
 
     _, task = choose(tasks_in(importlib.import_module(f"{package}.config")), name)

@@ -6,7 +6,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,6 +23,7 @@ from ..ppo.task import Task
 from . import curve, devices, files, folder, gif
 from .advice import advice, few_updates
 from .display import Display, number
+from .options import DEFAULTS, Options
 from .programs import Programs
 from .reports import Reporter, reporters, require_extras
 from .signals import Saver, stop_requests
@@ -33,32 +34,6 @@ CHUNK_SECONDS = 0.5  # from one look at signals, and one movement of the display
 Row = dict[str, float]
 
 
-@dataclass(frozen=True)
-class Options:
-    """How a run is executed, shown and saved; none of it changes what is learned.
-
-    Raises:
-      UsageError: a number is out of range.
-    """
-
-    num_devices: int | None = None
-    """Devices to use; all by default. They share the seeds, or the environments of one seed."""
-    checkpoint_every: float = 10.0
-    """Minutes between saves of what --resume needs. Every evaluation saves it too."""
-    keep: int = 10
-    """How many of the newest checkpoints to keep; the best one is always kept."""
-    tensorboard: bool = False
-    """Write event files for TensorBoard to the run folder."""
-    wandb: str | None = None
-    """A Weights & Biases project to report to; needs the extra `wandb`."""
-    profile: bool = False
-    """Write a jax.profiler trace of some updates to the run folder."""
-
-    def __post_init__(self) -> None:
-        if self.keep < 1 or not 0 < self.checkpoint_every < float("inf"):
-            raise UsageError("--keep has to be 1 or more, --checkpoint-every greater than 0.")
-
-
 def train(
     task: Task,
     *,
@@ -66,7 +41,7 @@ def train(
     run_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
     init_from: str | os.PathLike[str] | None = None,
-    options: Options = Options(),
+    options: Options = DEFAULTS,
     report: Callable[[Mapping[str, float]], None] = lambda row: None,
     console: Console | None = None,
     program: str = "",

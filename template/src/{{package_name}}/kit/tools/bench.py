@@ -8,6 +8,23 @@ from brax.envs.base import State
 
 from ..env.actions import action_space_of
 from ..ppo.task import Task
+from ..run.fingerprint import reset_shapes
+
+MAX_BYTES = 500e6  # of observations
+
+
+def bench(task: Task) -> None:
+    """Prints the speed of 1, 8, 64 ... environments, until more are not faster."""
+    obs = reset_shapes(task.environment()).obs
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(obs))
+    best, num_envs = 0.0, 1
+    while num_envs * size <= MAX_BYTES:
+        speed = measure_speed(task, num_envs)
+        print(f"{num_envs:>9,} environments   {speed:>15,.0f} steps/s", flush=True)
+        if speed < 1.1 * best:
+            return
+        best, num_envs = speed, 8 * num_envs
+    print(f"{num_envs:>9,} environments   left out: over 500 MB of observations")
 
 
 def measure_speed(task: Task, num_envs: int, *, seconds: float = 1.0) -> float:

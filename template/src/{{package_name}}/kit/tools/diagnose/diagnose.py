@@ -26,7 +26,6 @@ from .foresight import Unseen, WithoutTables, names
 from .planner import Planner
 from .trials import Outcome
 
-EPISODES = 2, 1000  # the fewest and the most: many need gigabytes with images
 SHORTEST = 12  # horizon of the planner, in actions
 SCENARIOS = 4  # with other random numbers, for each plan where there is chance
 BYTES = 2**28  # of states that are planned from at a time, at most
