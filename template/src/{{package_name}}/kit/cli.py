@@ -69,21 +69,13 @@ def main(program: str, config: str | ModuleType, args: Sequence[str] | None = No
 
 @dataclass(frozen=True)
 class Job:
-    """What a command works on.
+    """What a command works on."""
 
-    Attributes:
-      again: starts this program once more.
-      config: the file of config.py.
-      tasks: all of it.
-      name: which of them the command is about.
-      task: that one, with the settings of the run that the command is about.
-    """
-
-    again: str
-    config: str | None
+    again: str  # starts this program once more
+    config: str | None  # the file of config.py
     tasks: dict[str, "Task"]
-    name: str
-    task: "Task"
+    name: str  # of the task that the command is about
+    task: "Task"  # with the settings of the run, if the command is about one
 
 
 def _start(program: str, config: str | ModuleType, asked: Any) -> Job:

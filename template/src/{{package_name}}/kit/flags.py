@@ -44,6 +44,26 @@ Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
 
 @dataclass
+class OfTask:
+    task: TaskName = None
+    """Which task of config.py; the first one by default."""
+
+
+@dataclass
+class OfRun:
+    run: Run
+    """A run folder."""
+
+
+@dataclass
+class OfCheckpoint(OfRun):
+    steps: Annotated[int | None, STEPS, OPTIONAL] = None
+    """Which checkpoint, by its number of steps; the newest by default."""
+    seed: Annotated[int | None, SEED, OPTIONAL] = None
+    """Which seed of the run; the best one by default."""
+
+
+@dataclass
 class Check:
     """Check that the environment keeps the rules of Brax, and say how to fix what breaks them."""
 
@@ -89,14 +109,12 @@ class Train:
 
 
 @dataclass
-class Tune:
+class Tune(OfTask):
     """Search for settings of PPO that solve the task, many at once; needs the extra `tune`.
 
     Results are kept in a folder, and a second call continues the search.
     """
 
-    task: TaskName = None
-    """Which task of config.py; the first one by default."""
     minutes: Annotated[float, MINUTES] = 10.0
     """How long to search, compiling included; 0 shows what was found before."""
     threshold: Annotated[float | None, FINITE, OPTIONAL] = None
@@ -108,22 +126,16 @@ class Tune:
 
 
 @dataclass
-class Play:
+class Play(OfCheckpoint):
     """Evaluate a trained policy beside a random one, and draw some of its episodes.
 
     Domain randomisation is not used.
     """
 
-    run: Run
-    """A run folder."""
-    steps: Annotated[int | None, STEPS, OPTIONAL] = None
-    """Which checkpoint, by its number of steps; the newest by default."""
     episodes: Annotated[int, MANY] = 128
     """Episodes to evaluate."""
     max_frames: Annotated[int, FRAMES] = 200
     """Actions of each drawn episode, with a frame for each."""
-    seed: Annotated[int | None, SEED, OPTIONAL] = None
-    """Which seed of the run; the best one by default."""
     episode_seed: Annotated[int, SEED] = 0
     """Seed of the episodes."""
 
@@ -149,41 +161,30 @@ class Diagnose:
 
 
 @dataclass
-class Replay:
+class Replay(OfRun):
     """Find where a NaN or an infinity came from that stopped a run.
 
     The run's last updates are done again, and the states around the origin are saved.
     """
 
-    run: Run
-    """A run folder."""
     max_frames: Annotated[int, FRAMES] = 100
     """How many of the states up to it to draw."""
 
 
 @dataclass
-class Export:
+class Export(OfCheckpoint):
     """Write the deterministic policy as StableHLO, to be used without Brax."""
 
-    run: Run
-    """A run folder."""
-    steps: Annotated[int | None, STEPS, OPTIONAL] = None
-    """Which checkpoint, by its number of steps; the newest by default."""
-    seed: Annotated[int | None, SEED, OPTIONAL] = None
-    """Which seed of the run; the best one by default."""
     onnx: bool = False
     """Write ONNX too; needs the extra `onnx`."""
 
 
 @dataclass
-class Bench:
+class Bench(OfTask):
     """Measure the environment's steps per second with random actions, wrapped as for training.
 
     The number of environments grows until more are not faster.
     """
-
-    task: TaskName = None
-    """Which task of config.py; the first one by default."""
 
 
 # ---- from the arguments to a command ------------------------------------------------------------
