@@ -222,7 +222,7 @@ def test_a_renamed_class_is_an_error_that_says_where_else_to_rename_it(
         (tmp_path / "src" / "my_env").mkdir(parents=True, exist_ok=True)
         (tmp_path / "src" / "my_env" / path.name).write_text(renamed)
     (tmp_path / "src" / "my_env" / "kit").symlink_to(render() / "src" / "my_env" / "kit")
-    result = python(tmp_path, "-c", "import my_env")
+    result = python(tmp_path, "-c", "from my_env import MyEnv")
     assert result.returncode == 1
     assert result.stderr.endswith(
         "If you renamed the class in env.py, rename it in __init__.py and config.py.\n"

@@ -253,7 +253,7 @@ def _flags(kind: type) -> dict[str, Any]:
     """The types of the fields of a dataclass, with what tyro shows."""
     tree: Any = ast.parse(inspect.getsource(kind)).body[0]
     texts = {
-        node.target.id: inspect.cleandoc(below.value.value)
+        ast.unparse(node.target): inspect.cleandoc(ast.literal_eval(below.value))
         for node, below in itertools.pairwise(tree.body)
         if isinstance(node, ast.AnnAssign) and isinstance(below, ast.Expr)
     }
