@@ -1,11 +1,10 @@
-"""What a run shows: a live line, early advice, and reports to TensorBoard and Weights & Biases."""
+"""What a run prints: a line that moves, and lines that stay."""
 
 import contextlib
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -18,11 +17,55 @@ from .files import printable
 
 Row = Mapping[str, float]
 
+RETURN = "eval/episode_reward"
+FEW_METRICS = 6
+
 
 def number(x: float) -> str:
     """`x` with two decimals, or with four digits where those would be 0 or too many."""
     is_usual = x == 0 or 0.1 <= abs(x) < 1e6
     return f"{x + 0.0:.2f}" if is_usual else f"{x:.4g}"  # + 0.0: no -0.00
+
+
+def mean_of(rows: Sequence[Row]) -> dict[str, float]:
+    """The mean of each number over the rows that have it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
+
+
+def few_metrics(names: Iterable[str]) -> list[str]:
+    """The environment's own metrics that are shown beside the return, of those that it has.
+
+    All of them if there are at most six, else `success` alone, if it is one of them.
+    """
+    own = [name for name in names if name not in ("reward", "reward_std")]
+    return own if len(own) <= FEW_METRICS else [name for name in own if name == "success"]
+
+
+def metrics_in(rows: Iterable[Row]) -> list[str]:
+    """The names of the metrics that an evaluation sums over episodes."""
+    start = "eval/episode_"
+    names = dict.fromkeys(name for row in rows for name in row if name.startswith(start))
+    return [name.removeprefix(start) for name in names]
+
+
+def evaluation_line(rows: Sequence[Row]) -> str:
+    """An evaluation in a line: means over the seeds, whose rows these are."""
+    mean = mean_of(rows)
+    # Over episodes for one seed, over seeds for several.
+    spread = mean["eval/episode_reward_std"]
+    if len(rows) > 1:
+        spread = float(np.std([row[RETURN] for row in rows]))
+    text = f"{rows[0]['steps']:>12,} steps   return {number(mean[RETURN]):>9} ± {number(spread)}   "
+    beside = ""
+    if "training/episode_reward" in mean:
+        beside = f"in training {number(mean['training/episode_reward']):>9}"
+    text += f"{beside:21}   length {mean['eval/avg_episode_length']:6.1f}   "
+    if "training/sps" in mean:
+        text += f"{mean['training/sps']:10,.0f} steps/s"
+    for name in few_metrics(metrics_in(rows)):
+        text += f"   {name} {number(mean[f'eval/episode_{name}'])}"
+    return text.rstrip()
 
 
 class Display:
@@ -61,12 +104,7 @@ class Display:
             self._console.show_cursor(True)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._progress.stop()
 
     def say(self, text: str) -> None:
@@ -105,11 +143,9 @@ class Display:
         Args:
           steps: those of the whole run so far.
           steps_per_second: of the last updates.
-          values: `training/...`, of which the line shows the return and the loss; either may be
-            missing, or not finite where no episode has ended.
+          values: `training/...`, of which the line shows the return and the loss, where they are
+            there and finite.
         """
-        if not self._live:
-            return
         text = f"{steps:,} steps  {steps_per_second:,.0f} steps/s"
         for name, key in (("return", "episode_reward"), ("loss", "total_loss")):
             value = values.get(f"training/{key}", math.nan)
@@ -131,8 +167,3 @@ class _Line(ProgressColumn):
         if task.time_remaining is not None:
             text = f"{timedelta(seconds=round(task.time_remaining))} left  {text}"
         return Text(f"{math.floor(task.percentage):3d} %  {text}")
-
-
-def _mean(rows: Sequence[Row]) -> dict[str, float]:
-    names = {name: None for row in rows for name in row}
-    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}

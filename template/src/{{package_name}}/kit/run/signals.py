@@ -26,16 +26,6 @@ def leave(code: int, text: str = "") -> NoReturn:
     os._exit(code)
 
 
-def keep_stdout_for_python() -> None:
-    """Drops what libraries print from C++, such as to whom Gloo has connected."""
-    stdout = sys.stdout.fileno()
-    sys.stdout.flush()
-    own = os.dup(stdout)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), stdout)
-    sys.stdout = os.fdopen(own, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
-
-
 @contextlib.contextmanager
 def leaving_on_signals() -> Iterator[None]:
     """Lets a signal end the process at once, with a sentence and the usual code.
@@ -51,8 +41,28 @@ def leaving_on_signals() -> Iterator[None]:
         yield
 
 
+class StopRequest:
+    """The number of the signal that asks a run to stop; 0 if none has come."""
+
+    signal = 0
+
+
 @contextlib.contextmanager
-def _handling(handler: Callable[[int, Any], None]) -> Iterator[set[int]]:
+def stop_requests() -> Iterator[StopRequest]:
+    """Notes a signal instead of obeying it; a second one ends the process."""
+    request = StopRequest()
+
+    def note(number: int, frame: object) -> None:
+        if request.signal:
+            os._exit(128 + number)
+        request.signal = number
+
+    with _handling(note):
+        yield request
+
+
+@contextlib.contextmanager
+def _handling(handler: Callable[[int, Any], None]) -> Iterator[None]:
     """Handles the signals that ask a process to end, but for those that are ignored (nohup)."""
     before = {}
     if threading.current_thread() is threading.main_thread():  # others can't handle signals
@@ -62,49 +72,10 @@ def _handling(handler: Callable[[int, Any], None]) -> Iterator[set[int]]:
     for number in before:
         signal.signal(number, handler)
     try:
-        yield set(before)
+        yield
     finally:
         for number, was in before.items():
             signal.signal(number, was)
-
-
-class StopRequest:
-    """The number of the signal that asks a run to stop; 0 if none has come."""
-
-    signal = 0
-
-
-@contextlib.contextmanager
-def stop_requests() -> Iterator[StopRequest]:
-    """Notes a signal instead of obeying it; a second one ends the process at once."""
-    request = StopRequest()
-
-    def note(number: int, frame: object) -> None:
-        request.signal = request.signal or number
-
-    with _handling(note) as handled:
-        if not handled:
-            yield request
-            return
-        # Handlers wait for the main thread, which may be in XLA for long; a pipe does not.
-        reading, writing = os.pipe()
-        os.set_blocking(writing, False)
-
-        def watch() -> None:
-            seen = 0
-            while number := os.read(reading, 1):
-                seen += number[0] in handled
-                if seen == 2:
-                    os._exit(128 + number[0])
-            os.close(reading)
-
-        threading.Thread(target=watch, daemon=True).start()
-        before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        try:
-            yield request
-        finally:
-            signal.set_wakeup_fd(before)
-            os.close(writing)
 
 
 class Saver:

@@ -18,9 +18,8 @@ from rich.console import Console
 from ...ppo.settings import PPOConfig
 from ...ppo.state import HyperParameters
 from ...ppo.task import Task
-from ...run.display import Display
-from ...run.programs import Programs
-from ...run.train import CHUNK_SECONDS, RETURN
+from ...run.display import RETURN, Display
+from ...run.programs import CHUNK_SECONDS, Programs, next_chunk
 
 NUMBERS = [field.name for field in dataclasses.fields(HyperParameters)]
 
@@ -112,7 +111,7 @@ class Trainer:
                         finite &= np.isfinite(metric)
                     finite &= totals.not_finite == 0
                     display.progress(done * per_update, chunk * per_update / taken, {})
-                    chunk = max(1, min(10 * chunk, int(CHUNK_SECONDS * chunk / taken)))
+                    chunk = next_chunk(chunk, taken)
                     self.check()
                 returns.append(np.where(finite, programs.evaluate(state)[RETURN], np.nan))
         return Curves(targets * per_update, np.array(returns, float))
