@@ -15,12 +15,7 @@ FEW_UPDATES = 20
 
 
 def few_updates(settings: PPOConfig, num_devices: int) -> list[str]:
-    """A sentence about a new run of so few updates that it can hardly learn, if it is one.
-
-    Args:
-      settings: of the run.
-      num_devices: how many share its work.
-    """
+    """A sentence about a new run of so few updates that it can hardly learn, if it is one."""
     if settings.num_updates >= FEW_UPDATES:
         return []
     divided = num_devices if settings.num_seeds == 1 else 1
@@ -43,8 +38,6 @@ def advice(
     A text depends on the settings alone, so that `Display.advise` can say each once.
 
     Args:
-      settings: of the run.
-      action_space: of the environment.
       rows: all evaluations so far, and the `training/...` values of any updates between them, each
         with its "steps" and, with several seeds, its "seed".
       statistics: the running statistics of the observations, with any leading axes; None before

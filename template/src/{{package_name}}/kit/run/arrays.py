@@ -32,7 +32,6 @@ def load(path: Path, target: Tree, remedy: str) -> Tree:
     """Reads what `save` wrote.
 
     Args:
-      path: the file.
       target: its structure is that of the result; its leaves need only `shape` and `dtype`, and
         what is None in it is not read.
       remedy: what to do about a damaged file, to end the sentence with.

@@ -21,6 +21,8 @@ from . import files, folder
 from .display import FEW_METRICS, Row, metrics_in
 from .statistics import bootstrap_interval, interquartile_mean
 
+COLUMNS = 3  # of panels
+
 
 def draw(run: Path) -> None:
     """Writes learning_curve.png from metrics.jsonl; nothing where there is no evaluation yet.
@@ -38,8 +40,8 @@ def draw(run: Path) -> None:
     _import_matplotlib()
     from matplotlib.figure import Figure  # no pyplot, so no window system
 
-    own = sorted(set(metrics_in(rows)) - {"reward", "reward_std"}, key=lambda x: x != "success")
-    lines = -(-len(own[:FEW_METRICS]) // COLUMNS)  # of panels
+    own = sorted(metrics_in(rows), key=lambda name: name != "success")[:FEW_METRICS]
+    lines = -(-len(own) // COLUMNS)  # of panels
     figure = Figure(figsize=(7, 4 + 1.7 * lines), layout="constrained")
     grid = figure.add_gridspec(1 + lines, COLUMNS, height_ratios=[4, *[1.7] * lines])
     axes = figure.add_subplot(grid[0, :])
@@ -54,7 +56,7 @@ def draw(run: Path) -> None:
     axes.set(xlabel="environment steps", ylabel="return")
     _set_title(axes, run.absolute().name, 67)
     _set_style(axes)
-    for place, name in enumerate(own[:FEW_METRICS]):
+    for place, name in enumerate(own):
         panel = figure.add_subplot(grid[1 + place // COLUMNS, place % COLUMNS])
         _draw_medians(panel, rows, f"eval/episode_{name}", "C0", marker=".")
         _set_title(panel, name, 26, fontsize="small")
@@ -66,8 +68,6 @@ def draw(run: Path) -> None:
         figure.savefig(image, dpi=150, format="png")
     files.write(run / "learning_curve.png", image.getvalue())
 
-
-COLUMNS = 3  # of panels
 
 # NaN, infinity and what only an edited file has are not below it: matplotlib fails near the largest
 # float.

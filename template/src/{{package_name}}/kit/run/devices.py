@@ -28,9 +28,7 @@ from ..ppo.sharding import AXIS
 def make_mesh(divided: dict[str, int], num_devices: int | None = None) -> Mesh | None:
     """The devices that a run uses; None for a single one, which needs no mesh.
 
-    Args:
-      divided: what is divided over the devices, by the name of its setting.
-      num_devices: how many devices; all that JAX sees, on all machines, if None.
+    `divided` are the numbers that are divided over the devices, by the name of their setting.
 
     Raises:
       UsageError: there are not so many devices, or a number can't be divided by them.
@@ -79,11 +77,8 @@ def join(
 ) -> None:
     """Lets this process train together with others, through `jax.distributed`.
 
-    Args:
-      coordinator: HOST:PORT of the process 0; JAX asks SLURM, Open MPI or Kubernetes if None.
-      num_processes: how many there are.
-      process_id: which one this is.
-      timeout: seconds to wait for the others.
+    JAX asks SLURM, Open MPI or Kubernetes where the arguments are None. `coordinator` is HOST:PORT
+    of process 0, and `timeout` the seconds to wait for the others.
 
     Raises:
       UsageError: JAX was used before, nothing says who the others are, or they can't be reached.

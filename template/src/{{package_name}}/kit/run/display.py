@@ -33,20 +33,17 @@ def mean_of(rows: Sequence[Row]) -> dict[str, float]:
     return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
 
 
-def few_metrics(names: Iterable[str]) -> list[str]:
-    """The environment's own metrics that are shown beside the return, of those that it has.
-
-    All of them if there are at most six, else `success` alone, if it is one of them.
-    """
-    own = [name for name in names if name not in ("reward", "reward_std")]
-    return own if len(own) <= FEW_METRICS else [name for name in own if name == "success"]
-
-
 def metrics_in(rows: Iterable[Row]) -> list[str]:
-    """The names of the metrics that an evaluation sums over episodes."""
+    """The names of the environment's own metrics, which evaluations sum over each episode."""
     start = "eval/episode_"
     names = dict.fromkeys(name for row in rows for name in row if name.startswith(start))
-    return [name.removeprefix(start) for name in names]
+    own = (name.removeprefix(start) for name in names)
+    return [name for name in own if name not in ("reward", "reward_std")]
+
+
+def few_metrics(names: Sequence[str]) -> list[str]:
+    """The metrics to show beside the return: at most six, or of more `success` alone."""
+    return [name for name in names if len(names) <= FEW_METRICS or name == "success"]
 
 
 def evaluation_line(rows: Sequence[Row]) -> str:
@@ -69,14 +66,9 @@ def evaluation_line(rows: Sequence[Row]) -> str:
 
 
 class Display:
-    """A line that moves while a run trains, and lines that stay.
+    """A line that moves while a run trains, and lines that stay. To be used with `with`.
 
-    Without a terminal there are only lines that stay. To be used with `with`.
-
-    Args:
-      console: where to print.
-      total_steps: steps of the whole run.
-      steps: those that a resumed run has already.
+    Without a terminal there are only lines that stay. A resumed run has some `steps` already.
     """
 
     def __init__(self, console: Console, total_steps: int, steps: int = 0) -> None:
@@ -138,13 +130,9 @@ class Display:
         self.say(f"Compiled in {time.perf_counter() - start:.1f} s.")
 
     def progress(self, steps: int, steps_per_second: float, values: Row) -> None:
-        """Moves the line.
+        """Moves the line to `steps`; shows return and loss of the `training/...` values.
 
-        Args:
-          steps: those of the whole run so far.
-          steps_per_second: of the last updates.
-          values: `training/...`, of which the line shows the return and the loss, where they are
-            there and finite.
+        Either may be missing, or not finite.
         """
         text = f"{steps:,} steps  {steps_per_second:,.0f} steps/s"
         for name, key in (("return", "episode_reward"), ("loss", "total_loss")):

@@ -119,15 +119,18 @@ def read_settings(run: Path) -> PPOConfig:
     return _read(run)[1]
 
 
-def task_of(run: Path, tasks: Mapping[str, Task]) -> tuple[str, Task]:
-    """The name of the task that a run trained, and the task with the settings of the run.
+def task_of(run: Path, task: Task | Mapping[str, Task]) -> tuple[str, Task]:
+    """The name of the task that a run trained, and the task with the run's settings.
+
+    `task` is the task itself, or the tasks of `config.py`, of which the run names one.
 
     Raises:
       UsageError: `run` is no run folder, or no task has that name.
     """
     saved, settings = _read(run)
-    name, task = choose(tasks, saved["task"])
-    return name, dataclasses.replace(task, settings=settings)
+    if not isinstance(task, Task):
+        _, task = choose(task, saved["task"])
+    return saved["task"], dataclasses.replace(task, settings=settings)
 
 
 def _read(run: Path) -> tuple[dict[str, Any], PPOConfig]:
@@ -154,11 +157,7 @@ def seeds_of(settings: PPOConfig) -> range:
 
 
 def refuse_other_sizes(run: Path, environment: Env) -> None:
-    """Compares what the run was trained on with what the environment is now.
-
-    Raises:
-      UsageError: they differ in the shape of observations or in the action space.
-    """
+    """Raises UsageError if observations or actions are not those that a run was trained with."""
     saved, now = read_config(run), fingerprint.sizes(environment)
     for name in ("observation", "action_space"):
         if saved[name] != now[name]:
@@ -394,10 +393,8 @@ def load_networks(
       The functions of PPO, the shapes of a whole state of one seed, and such a state that has
       networks and running statistics alone; the rest is None.
     """
-    saved, settings = _read(run)
-    if not isinstance(task, Task):
-        _, task = choose(task, saved["task"])
+    _, task = task_of(run, task)
     refuse_other_sizes(run, task.environment())
-    ppo = dataclasses.replace(task, settings=settings).make_ppo()
+    ppo = task.make_ppo()
     shapes = jax.eval_shape(ppo.init, np.uint32(0))
     return ppo, shapes, load_parameters(run, shapes, steps, seed)

@@ -4,6 +4,7 @@ import contextlib
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,7 +20,7 @@ from . import devices, files, folder
 from .advice import advice
 from .display import RETURN, Display, Row, evaluation_line
 from .programs import Programs, next_chunk
-from .signals import Saver, StopRequest, stop_requests
+from .signals import StopRequest, stop_requests
 
 PROFILE = ("profile", "plugins", "profile")  # what jax.profiler makes, below the first one
 
@@ -72,7 +73,9 @@ class Loop:
         self.run, self.programs, self.settings = run, programs, settings
         self.display, self.report, self.program = display, report, program
         self.options = options
-        self.saver, self.saved_at = Saver(), time.monotonic()
+        self.saver = ThreadPoolExecutor(1)  # writes while training goes on
+        self.saving: Future[None] | None = None
+        self.saved_at = time.monotonic()
         self.profile_pending = options.profile and devices.is_first()
         # Evaluations, and some chunks of the first tenth of training for the advice.
         self.history: list[Row] = [*folder.read_metrics(run)] if devices.is_first() else []
@@ -104,6 +107,7 @@ class Loop:
                 (stop,) = devices.max_over_processes(request.signal)
                 if stop and self.done < self.settings.num_updates:
                     self._stop(stop)
+            self._wait()
         share = self.spent["evaluation"] / (sum(self.spent.values()) or 1)
         self.display.say(
             f"Trained for {self.spent['training']:,.1f} s; evaluation took another "
@@ -215,7 +219,9 @@ class Loop:
                 folder.keep(self.run, self.options.keep, best)
 
         if devices.is_first():
-            self.saver.start(write)
+            if self.saving is not None:
+                self.saving.result()
+            self.saving = self.saver.submit(write)
         return on_host
 
     def _best(self) -> int:
@@ -228,7 +234,8 @@ class Loop:
 
     def _wait(self) -> None:
         """Until everything is written, in all processes: when one ends, others may be ended too."""
-        self.saver.wait()
+        if self.saving is not None:
+            self.saving.result()  # raises the error of the thread
         devices.max_over_processes(0)
 
     def _stop(self, number: int) -> NoReturn:

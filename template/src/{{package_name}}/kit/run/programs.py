@@ -31,17 +31,12 @@ class Programs:
 
     With several seeds each array, of states and of results, has a leading axis for them.
 
-    Args:
-      task: what to train.
-      num_devices: how many devices to use; all if None.
-
     Attributes:
       environment: one environment, not batched.
       ppo: the functions of one seed.
       mesh: the devices; None for one.
       num_devices: how many there are.
-      shapes: those of the `TrainingState`.
-      member_shapes: those of the `TrainingState` of one seed.
+      shapes, member_shapes: those of the `TrainingState`, and of the one of a single seed.
 
     Raises:
       UsageError: PPO can't train this task, or not on so many devices.

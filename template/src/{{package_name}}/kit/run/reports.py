@@ -59,17 +59,12 @@ def reporters(
     wandb: str | None,
     say: Callable[[str], None] = print,
 ) -> Reporter:
-    """Opens what a run reports to.
+    """Opens what a run reports to; `say` is told when one of them fails later.
 
-    Args:
-      run: the run folder, which exists. Event files go to RUN/tensorboard, with several seeds to
-        one folder for each, so that TensorBoard draws their curves over each other. A resumed run
-        goes on in the same Weights & Biases run, whose local files RUN/wandb holds.
-      settings: of the run.
-      tensorboard: whether to write event files.
-      wandb: a project of Weights & Biases. With several seeds `eval/...` and the like are means,
-        and `seed_3/eval/...` are those of the seed 3.
-      say: told when one of them fails later.
+    Event files go to RUN/tensorboard, with several seeds to one folder for each, so that
+    TensorBoard draws their curves over each other. `wandb` is a project of Weights & Biases. There,
+    with several seeds, `eval/...` and the like are means, and `seed_3/eval/...` are those of the
+    seed 3. A resumed run goes on in the same Weights & Biases run, whose files RUN/wandb holds.
 
     Raises:
       UsageError: the package wandb is missing, or Weights & Biases refuses.

@@ -1,4 +1,4 @@
-"""What a long run asks of the operating system: signals, and writing while it goes on."""
+"""Signals that end a process, or ask a run to stop."""
 
 import contextlib
 import os
@@ -6,8 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn
 
 STOPPING = [
     getattr(signal, name)
@@ -76,30 +75,3 @@ def _handling(handler: Callable[[int, Any], None]) -> Iterator[None]:
     finally:
         for number, was in before.items():
             signal.signal(number, was)
-
-
-class Saver:
-    """Writes in a thread, one job after another. To be used with `with`."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1)
-        self._job: Future[None] | None = None
-
-    def start(self, write: Callable[[], None]) -> None:
-        """Waits for the job before, and raises what it raised."""
-        self.wait()
-        self._job = self._pool.submit(write)
-
-    def wait(self) -> None:
-        """Waits until everything is written, and raises what writing raised."""
-        job, self._job = self._job, None
-        if job is not None:
-            job.result()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        self._pool.shutdown()
-        if kind is None:
-            self.wait()

@@ -81,7 +81,6 @@ class Result:
 
     @property
     def score(self) -> float:
-        """What is maximised; see `score`."""
         return score(self.curves)
 
     @property
@@ -162,13 +161,11 @@ class Round:
 class Ladder:
     """All that a search knows.
 
-    Args:
+    Attributes:
       structures: to be tried, in this order.
       count: how many settings, or seeds of fewer settings, train at once.
       seed: the first of the seeds that one setting of a round trains on alone.
       threshold: the return at which the task is solved.
-
-    Attributes:
       steps: how long settings train; None before that is known.
       own: the curves of config.py.
       rounds: oldest first.
