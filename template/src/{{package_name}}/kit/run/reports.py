@@ -83,6 +83,11 @@ def _values(row: Row) -> dict[str, float]:
 
 
 class _TensorBoard:
+    """Writes event files at once.
+
+    On a full disk the thread of tensorboardX's `SummaryWriter` dies, and the process never ends.
+    """
+
     name = "TensorBoard"
 
     def __init__(self, run: Path, settings: PPOConfig) -> None:
@@ -92,43 +97,42 @@ class _TensorBoard:
         refuse_no_folder(run / "tensorboard")
 
     def report(self, row: Row) -> None:
-        steps = int(row["steps"])
-        writer = self._writer(f"seed_{row['seed']:.0f}" if self._num_seeds > 1 else "", steps)
-        for name, x in _values(row).items():
-            writer.add_scalar(name, x, steps)
+        name = f"seed_{row['seed']:.0f}" if self._num_seeds > 1 else ""
+        self._write(name, int(row["steps"]), scalars=_values(row))
 
     def video(self, path: Path, steps: int) -> None:
         from PIL import Image
-        from tensorboardX.proto.summary_pb2 import Summary
 
         with Image.open(path) as gif:
             width, height = gif.size
-        # TensorBoard plays a GIF, but the writer's own methods would make a PNG of it.
-        image = Summary.Image(
-            width=width, height=height, colorspace=3, encoded_image_string=path.read_bytes()
-        )
-        summary = Summary(value=[Summary.Value(tag="episode", image=image)])
-        self._writer("", steps).file_writer.add_summary(summary, steps)
+        size = {"width": width, "height": height, "colorspace": 3}
+        self._write("", steps, image={**size, "encoded_image_string": path.read_bytes()})
+
+    def _write(
+        self, name: str, steps: int, scalars: Row | None = None, image: Row | None = None
+    ) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        values: list[dict[str, Any]] = [
+            {"tag": tag, "simple_value": x} for tag, x in (scalars or {}).items()
+        ]
+        if image is not None:
+            values.append({"tag": "episode", "image": image})
+        if name not in self._writers:
+            place = folder(self._run, "tensorboard", *filter(None, [name]))
+            self._writers[name] = EventsWriter(str(place / "events"), f".{time.time_ns()}")
+            # Hides what a killed run reported after the checkpoint that this one went on from.
+            log = {"status": SessionLog.START}
+            start = Event(wall_time=time.time(), step=steps, session_log=log)
+            self._writers[name].write_event(start)
+        event = Event(wall_time=time.time(), step=steps, summary={"value": values})
+        self._writers[name].write_event(event)
+        self._writers[name].flush()
 
     def close(self) -> None:
         for writer in self._writers.values():
             writer.close()
-
-    def _writer(self, name: str, steps: int) -> Any:
-        from tensorboardX import SummaryWriter
-
-        if name not in self._writers:
-            place = folder(self._run, "tensorboard", *filter(None, [name]))
-            # Hides what a killed run reported after the checkpoint that this one went on from.
-            # Its queue has no limit, because it would wait for a thread that has failed.
-            self._writers[name] = SummaryWriter(
-                str(place),
-                purge_step=steps,
-                max_queue=0,
-                flush_secs=1,
-                filename_suffix=f".{time.time_ns()}",
-            )
-        return self._writers[name]
 
 
 class _Wandb:
