@@ -14,13 +14,10 @@ from brax.envs.base import Env
 def register(package: str, env_class: type[Env]) -> None:
     """Lets `brax.envs.get_environment(NAME)` make the environment of each task of config.py.
 
-    NAME is the task's, and that of the package for `env_class`. config.py is read, to find its
-    names, and only imported when such an environment is made: networks and PPO take a second that
-    an environment alone does not need. Keyword arguments go to the task's `environment`.
-
-    Args:
-      package: the package of config.py, as Python imports it.
-      env_class: the environment of `task`, which every project has.
+    NAME is the task's, and that of the package for `env_class`, the environment of `task`.
+    config.py is read, to find its names, and only imported when such an environment is made:
+    networks and PPO take a second that an environment alone does not need. Keyword arguments go to
+    the task's `environment`.
     """
     register_environment(package, env_class)
     code: bytes | None = None
