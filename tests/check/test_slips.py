@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from bases import Point
+from checking import check_env
 from defects import edited
-from kit.check import check_env
 from kit.check.advice import TABLE, fix_of
 from kit.errors import failure
 

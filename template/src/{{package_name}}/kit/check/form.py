@@ -32,7 +32,7 @@ from ..trace.calls import (
 from ..trace.jaxprs import input_digest, tree_difference
 from .advice import fix_of
 from .engine import Finding, names, rule
-from .stages import Attempt, Settings, Traced, ask, is_size
+from .stages import Attempt, Subject, Traced, ask, is_size
 
 
 def _raised(fail: Failure) -> Finding:
@@ -43,9 +43,9 @@ def _shape(leaf: Any) -> str:
     return f"{leaf.shape} {leaf.dtype}"
 
 
-@rule("error", "the environment can be made, and has a `reset` and a `step`")
-def is_made(settings: Settings) -> Iterator[Finding]:
-    env = settings.env
+@rule("is-made", "error", "the environment can be made, and has a `reset` and a `step`")
+def is_made(subject: Subject) -> Iterator[Finding]:
+    env = subject.env
     if isinstance(env, Failure):
         yield _raised(env)
     elif not callable(getattr(env, "reset", None)) or not callable(getattr(env, "step", None)):
@@ -68,27 +68,32 @@ def _takes(function: Any, arguments: int) -> bool:
     return True
 
 
-@rule("error", "`reset(rng)` runs on a raw (2,) uint32 key")
-def reset_runs(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
+@rule("reset-runs", "error", "`reset(rng)` runs on a raw (2,) uint32 key")
+def reset_runs(subject: Subject, attempt: Attempt) -> Iterator[Finding]:
     if isinstance(attempt.reset, Failure) and not isinstance(attempt.reset.error, NotAState):
         found = _raised(attempt.reset)
-        taken = _takes(settings.env.reset, 1)
+        taken = _takes(subject.env.reset, 1)
         yield found if taken else replace(found, fix=RESET + ELSEWHERE)
 
 
-@rule("error", "`step(state, action)` runs on the state that `reset` returned", ["reset-runs"])
-def step_runs(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
+@rule(
+    "step-runs",
+    "error",
+    "`step(state, action)` runs on the state that `reset` returned",
+    ["reset-runs"],
+)
+def step_runs(subject: Subject, attempt: Attempt) -> Iterator[Finding]:
     step = attempt.step
     if isinstance(step, Failure) and not isinstance(step.error, NotAState):
         # `step` may only meet what `reset` left on `self`, which another rule reports.
         leaked = isinstance(step.error, jax.errors.UnexpectedTracerError)
-        if not (leaked and any(kind == TRACED for kind, _ in snapshot(settings.env).values())):
-            taken = _takes(settings.env.step, 2)
+        if not (leaked and any(kind == TRACED for kind, _ in snapshot(subject.env).values())):
+            taken = _takes(subject.env.step, 2)
             yield _raised(step) if taken else replace(_raised(step), fix=STEP + ELSEWHERE)
 
 
-@rule("error", "`reset` and `step` return a brax `State` whose leaves are arrays")
-def returns_state(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
+@rule("returns-state", "error", "`reset` and `step` return a brax `State` whose leaves are arrays")
+def returns_state(subject: Subject, attempt: Attempt) -> Iterator[Finding]:
     fixes = {
         "reset": "return State(pipeline_state, obs, reward, done, metrics, info)",
         "step": "return state.replace(obs=obs, reward=reward, done=done)",
@@ -97,7 +102,7 @@ def returns_state(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
         if isinstance(call, Failure) and isinstance(call.error, NotAState):
             wrong, fix = call.error, fixes[name]
             signature, arguments = (RESET, 1) if name == "reset" else (STEP, 2)
-            if not _takes(getattr(settings.env, name), arguments):
+            if not _takes(getattr(subject.env, name), arguments):
                 fix = signature + ELSEWHERE
             elif wrong.path:
                 fix = _array_instead(wrong.path, wrong.found)
@@ -124,9 +129,13 @@ def _array_instead(path: str, leaf: Any) -> str:
     return f"class {kind.__name__}(flax.struct.PyTreeNode): ...  # x.replace(...) returns a new one"
 
 
-@rule("error", "`observation_size` is the size of the observation that `reset` returns")
-def observation_size(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
-    size, reset = ask(settings.env, "observation_size"), attempt.reset
+@rule(
+    "observation-size",
+    "error",
+    "`observation_size` is the size of the observation that `reset` returns",
+)
+def observation_size(subject: Subject, attempt: Attempt) -> Iterator[Finding]:
+    size, reset = ask(subject.env, "observation_size"), attempt.reset
     if isinstance(size, Failure):
         yield _raised(size)
     elif isinstance(reset, Call) and (obs := reset.of("obs")) and not _is_nested(obs):
@@ -175,9 +184,9 @@ def _flat_dict(obs: Mapping[str, Any]) -> str:
     return f"obs={{{', '.join(entries)}}}  # in reset and step; observation_size = {sizes}"
 
 
-@rule("error", "`action_size` is an int, and `step` takes actions of that size")
-def action_size(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
-    size, declared, space = ask(settings.env, "action_size"), attempt.declared, attempt.space
+@rule("action-size", "error", "`action_size` is an int, and `step` takes actions of that size")
+def action_size(subject: Subject, attempt: Attempt) -> Iterator[Finding]:
+    size, declared, space = ask(subject.env, "action_size"), attempt.declared, attempt.space
     fix = f"return {space.size}  # in action_size"
     if attempt.unknown is not None:
         what, fix = attempt.unknown.removesuffix(".").split(": ", 1)
@@ -194,9 +203,9 @@ def action_size(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
         yield Finding(f"action_size is {size}, and the action space is {declared}", fix)
 
 
-@rule("error", "`backend` is a string")
-def backend(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
-    answer = ask(settings.env, "backend")
+@rule("backend", "error", "`backend` is a string")
+def backend(subject: Subject, attempt: Attempt) -> Iterator[Finding]:
+    answer = ask(subject.env, "backend")
     if isinstance(answer, Failure):
         yield _raised(answer)
     elif not isinstance(answer, str):
@@ -218,17 +227,21 @@ def _one_float(traced: Traced, name: str, reduce: str) -> Iterator[Finding]:
         yield Finding(f"{' and '.join(functions)}: {name} is {what}", f"{name}={fix}", (name,))
 
 
-@rule("error", "`reward` is one float, an array of shape ()")
+@rule("reward-scalar", "error", "`reward` is one float, an array of shape ()")
 def reward_scalar(traced: Traced) -> Iterator[Finding]:
     yield from _one_float(traced, "reward", "jnp.sum")
 
 
-@rule("error", "`done` is one float, an array of shape ()")
+@rule("done-scalar", "error", "`done` is one float, an array of shape ()")
 def done_scalar(traced: Traced) -> Iterator[Finding]:
     yield from _one_float(traced, "done", "jnp.any")
 
 
-@rule("error", "an observation is (n,) float, or a dict of such and of images under `pixels/...`")
+@rule(
+    "observation-type",
+    "error",
+    "an observation is (n,) float, or a dict of such and of images under `pixels/...`",
+)
 def observation_type(traced: Traced) -> Iterator[Finding]:
     obs = traced.reset.of("obs")
     if _is_nested(obs):
@@ -255,7 +268,7 @@ def _is_observation(path: str, leaf: Any) -> bool:
     return leaf.ndim == 1 and real
 
 
-@rule("error", "each metric is one float, an array of shape ()")
+@rule("metric-scalar", "error", "each metric is one float, an array of shape ()")
 def metric_scalar(traced: Traced) -> Iterator[Finding]:
     def right(_: str, leaf: Any) -> bool:
         return leaf.shape == () and jnp.issubdtype(leaf.dtype, jnp.floating)
@@ -266,7 +279,7 @@ def metric_scalar(traced: Traced) -> Iterator[Finding]:
         yield Finding(f"{function} returns {path} as {_shape(leaf)}", fix, (path,))
 
 
-@rule("error", "`metrics` and `info` use no name that the training wrappers use")
+@rule("reserved-keys", "error", "`metrics` and `info` use no name that the training wrappers use")
 def reserved_keys(traced: Traced) -> Iterator[Finding]:
     taken = {"metrics": ("reward", "sum_reward", "length"), "info": INFO_OF_WRAPPERS}
     for name, keys in taken.items():
@@ -276,9 +289,9 @@ def reserved_keys(traced: Traced) -> Iterator[Finding]:
             yield Finding(what, f"rename {key!r} to 'my_{key}'", (path,))
 
 
-@rule("error", "`reset` and `step` do not write to `self`")
-def no_self_write(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
-    hangs = {name: kind for name, (kind, _) in snapshot(settings.env).items()}
+@rule("no-self-write", "error", "`reset` and `step` do not write to `self`")
+def no_self_write(subject: Subject, attempt: Attempt) -> Iterator[Finding]:
+    hangs = {name: kind for name, (kind, _) in snapshot(subject.env).items()}
     for function, calls in (("reset", attempt.resets), ("step", attempt.steps)):
         found = {name for call in calls[1:] for name in call.written}
         # What only the first call wrote is a constant made late, unless it is a traced value.
@@ -305,10 +318,14 @@ def _extended(traced: Traced, name: str) -> str:
     return f"{name}=" + ("{**state." + name + entries + "}" if own else f"state.{name}")
 
 
-@rule("error", "`step` keeps the entries of `metrics` and `info` that the wrappers put there")
-def wrapper_keys(settings: Settings, traced: Traced) -> Iterator[Finding]:
+@rule(
+    "wrapper-keys",
+    "error",
+    "`step` keeps the entries of `metrics` and `info` that the wrappers put there",
+)
+def wrapper_keys(subject: Subject, traced: Traced) -> Iterator[Finding]:
     state = with_wrapper_entries(traced.reset.state)
-    call = trace(settings.env, settings.env.step, state, abstract(traced.space))
+    call = trace(subject.env, subject.env.step, state, abstract(traced.space))
     if isinstance(call, Failure):
         what = f"with the wrappers' entries in the state, {call}"
         yield Finding(what, f"{_extended(traced, 'metrics')}, {_extended(traced, 'info')}")
@@ -325,7 +342,11 @@ def wrapper_keys(settings: Settings, traced: Traced) -> Iterator[Finding]:
             yield Finding(f"step changes {names(changed)}, which the wrappers own", fix)
 
 
-@rule("error", "`reset` and `step` return the same keys and types, so that `step` is compiled once")
+@rule(
+    "state-structure",
+    "error",
+    "`reset` and `step` return the same keys and types, so that `step` is compiled once",
+)
 def state_structure(traced: Traced) -> Iterator[Finding]:
     reset, step = traced.reset.leaves, traced.step.leaves
     for function, only, other in (("step", step, reset), ("reset", reset, step)):
@@ -346,7 +367,7 @@ def state_structure(traced: Traced) -> Iterator[Finding]:
         yield Finding(f"{path} is a {old} after reset and a {new} after step", fix)
 
 
-@rule("error", "every leaf keeps its shape and dtype")
+@rule("state-shapes", "error", "every leaf keeps its shape and dtype")
 def state_shapes(traced: Traced) -> Iterator[Finding]:
     for path, old in traced.reset.leaves.items():
         new = traced.step.leaves.get(path, old)
@@ -358,7 +379,12 @@ def state_shapes(traced: Traced) -> Iterator[Finding]:
             yield Finding(what, fix, (path,))
 
 
-@rule("warning", "dtypes are explicit and not left to Python numbers", ["state-structure"])
+@rule(
+    "weak-type",
+    "warning",
+    "dtypes are explicit and not left to Python numbers",
+    ["state-structure"],
+)
 def weak_type(traced: Traced) -> Iterator[Finding]:
     before, after = traced.reset.leaves, traced.step.leaves
     if found := [p for p, old in before.items() if old.weak_type != after[p].weak_type]:
@@ -367,7 +393,7 @@ def weak_type(traced: Traced) -> Iterator[Finding]:
         yield Finding(what + "is compiled twice", fix, tuple(found))
 
 
-@rule("warning", "numbers are at least 32 bits wide")
+@rule("leaf-width", "warning", "numbers are at least 32 bits wide")
 def leaf_width(traced: Traced) -> Iterator[Finding]:
     half = {p: x for p, x in traced.reset.leaves.items() if x.dtype in (jnp.float16, jnp.bfloat16)}
     if half:
@@ -375,10 +401,15 @@ def leaf_width(traced: Traced) -> Iterator[Finding]:
         yield Finding(what, f"{next(iter(half))}.astype(jnp.float32)", tuple(half))
 
 
-@rule("warning", "what `step` remembers is in `pipeline_state`, not in `info`", ["state-structure"])
-def info_state(settings: Settings, traced: Traced) -> Iterator[Finding]:
+@rule(
+    "info-state",
+    "warning",
+    "what `step` remembers is in `pipeline_state`, not in `info`",
+    ["state-structure"],
+)
+def info_state(subject: Subject, traced: Traced) -> Iterator[Finding]:
     outputs = traced.step.outputs.values()
-    kept = tuple(getattr(settings.env, "preserve_info", ()))
+    kept = tuple(getattr(subject.env, "preserve_info", ()))
     memory = [
         path
         for index, path in enumerate(traced.reset.leaves)
@@ -392,7 +423,7 @@ def info_state(settings: Settings, traced: Traced) -> Iterator[Finding]:
         yield Finding(what, fix, tuple(memory))
 
 
-@rule("warning", "nothing calls back into Python while it runs")
+@rule("host-callback", "warning", "nothing calls back into Python while it runs")
 def host_callback(traced: Traced) -> Iterator[Finding]:
     for function, call in traced.calls:
         if found := call.reading.callbacks:
