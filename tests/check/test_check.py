@@ -25,6 +25,7 @@ from defects import DEFECTS, Defect, edited, timed
 from flax import linen as nn
 from kit.check import RULES, Report, examine, format_report
 from kit.env.actions import Continuous, Discrete, MultiDiscrete
+from kit.errors import UsageError
 from kit.ppo.networks import make_network_factory
 from rich.console import Console
 
@@ -635,6 +636,49 @@ def test_report_shows_every_rule_and_every_fix() -> None:
     for violation in report.violations:
         assert violation.actual in shown
         assert violation.fix in shown
+
+
+def test_a_report_of_what_is_kept_is_one_line() -> None:
+    shown = printed(check(Pole(), episode_length=LENGTH), show_all=False)
+    assert re.fullmatch(rf"{len(RULES)} rules kept, [\d.]+ s\n", shown)
+
+
+def test_a_report_says_what_is_wrong_alone() -> None:
+    env = edited(Pole, step=lambda self, s, g, a: s.replace(done=s.done > 0))()
+    shown = printed(check(env, episode_length=LENGTH), show_all=False)
+    assert "✗  done-scalar" in shown
+    assert "reset-runs" not in shown
+    assert "Checked once these errors are fixed: " in shown
+    assert "1 error, " in shown.splitlines()[-1]
+
+
+def test_a_rule_that_the_task_ignores_does_not_fail() -> None:
+    """It is shown as ignored, and others that need it are judged."""
+    env = edited(Point, reset=lambda self, s, rng: s.replace(reward=jnp.ones(())))()
+    assert not check(env, episode_length=LENGTH).ok
+    ignored = ("reset-at-zero", "episode-ends")
+    report = check(env, episode_length=LENGTH, ignore_rules=ignored)
+    assert report.ok
+    assert report.violations == []
+    assert report.to_dict()["ignored"] == {
+        "reset-at-zero": "reward is 1 after 45 of 45 resets",
+        "episode-ends": "",
+    }
+    for show_all in (False, True):
+        shown = printed(report, show_all)
+        assert "-  reset-at-zero  ignored: reward is 1 after 45 of 45 resets" in shown
+        assert f"{len(RULES) - 2} rules kept, 2 rules ignored, " in shown
+
+
+def test_a_rule_to_ignore_has_to_exist() -> None:
+    with pytest.raises(UsageError, match="'episode-end', which is no rule: did you mean episode-e"):
+        check(Point(), ignore_rules=("episode-end",))
+    with pytest.raises(UsageError, match=r"a tuple: \('finite',\), with a comma"):
+        check(Point(), ignore_rules="finite")  # type: ignore[arg-type]
+
+
+def test_an_environment_alone_is_checked_as_a_task_is() -> None:
+    assert examine(Pole()).violations == examine(Pole).violations == []
 
 
 def test_report_as_json() -> None:

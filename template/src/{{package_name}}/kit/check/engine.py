@@ -83,16 +83,22 @@ class Rule:
 RULES: list[Rule] = []
 
 
-def rule(
-    id: str, severity: Severity, says: str, needs: Iterable[str] = ()
-) -> Callable[[Look], Look]:
+def error(id: str, says: str, *needs: str) -> Callable[[Look], Look]:
     """Adds a rule to `RULES`: the parameters of the function below are stages."""
+    return _rule(id, "error", says, needs)
 
+
+def warning(id: str, says: str, *needs: str) -> Callable[[Look], Look]:
+    """The same, where training goes on."""
+    return _rule(id, "warning", says, needs)
+
+
+def _rule(id: str, severity: Severity, says: str, needs: tuple[str, ...]) -> Callable[[Look], Look]:
     def add(look: Look) -> Look:
         assert set(needs) <= {known.id for known in RULES}, needs
         hints = typing.get_type_hints(look)
         stages = tuple(kind for name, kind in hints.items() if name != "return")
-        RULES.append(Rule(id, severity, says, tuple(needs), stages, look))
+        RULES.append(Rule(id, severity, says, needs, stages, look))
         return look
 
     return add

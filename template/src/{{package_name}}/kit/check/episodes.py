@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..env.actions import ActionSpace, Discrete, MultiDiscrete
 from ..trace.calls import key_of, leaves, part
-from .engine import Finding, Unseen, names, rule
+from .engine import Finding, Unseen, error, names, warning
 from .rollout import Rollout
 from .stages import Subject, Traced
 
@@ -17,12 +18,12 @@ def _at(rollout: Rollout, t: int, i: int) -> str:
     return f"at step {t + 1 - began}{later} under {rollout.kinds[i]}"
 
 
-@rule("runs-compiled", "error", "what can be traced can be compiled and run")
+@error("runs-compiled", "what can be traced can be compiled and run")
 def runs_compiled(rollout: Rollout) -> Iterator[Finding]:
     yield from ()  # the scheduler reports what is raised on the way
 
 
-@rule("reset-at-zero", "error", "after `reset`, `reward` and `done` are 0")
+@error("reset-at-zero", "after `reset`, `reward` and `done` are 0")
 def reset_at_zero(rollout: Rollout) -> Iterator[Finding]:
     for name, values in (
         ("reward", rollout.series["reset_reward"]),
@@ -34,7 +35,7 @@ def reset_at_zero(rollout: Rollout) -> Iterator[Finding]:
             yield Finding(what, f"{name}=jnp.zeros(())  # in reset", (name,))
 
 
-@rule("done-binary", "error", "`done` is 0 or 1")
+@error("done-binary", "`done` is 0 or 1")
 def done_binary(traced: Traced, rollout: Rollout) -> Iterator[Finding | Unseen]:
     done, fix = rollout.series["done"], "done=(done > 0.5).astype(jnp.float32)"
     wrong = np.argwhere((done != 0) & (done != 1) & ~np.isnan(done))
@@ -50,7 +51,7 @@ def done_binary(traced: Traced, rollout: Rollout) -> Iterator[Finding | Unseen]:
         yield Unseen(f"no episode ended by itself in {rollout.steps} steps")
 
 
-@rule("finite", "error", "no NaN and no infinity, in any episode or shortly after its end")
+@error("finite", "no NaN and no infinity, in any episode or shortly after its end")
 def finite(subject: Subject, traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     bad: dict[str, tuple[int, int]] = {}  # the first (t, i) of each leaf
     starts, sizes = leaves(rollout.start), rollout.series["sizes"]
@@ -91,11 +92,11 @@ def _ended_for_it(subject: Subject, rollout: Rollout, path: str) -> np.ndarray:
     return ended if part(path) == "pipeline_state" else ended & ~seen
 
 
-@rule(
+@error(
     "metric-per-step",
-    "error",
     "a metric is the value of this step, not a running sum",
-    ["same-bits", "finite"],
+    "same-bits",
+    "finite",
 )
 def metric_per_step(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     paths, outputs, serving = list(traced.reset.leaves), traced.step.outputs, _for_metrics(traced)
@@ -134,11 +135,8 @@ def _lasts(rollout: Rollout, path: str) -> bool:
     return bool(before.size) and bool(moved or not np.any(last != before[0]))
 
 
-@rule(
-    "step-changes",
-    "error",
-    "`step` changes the state, or the action what it pays",
-    ["same-bits", "finite"],
+@error(
+    "step-changes", "`step` changes the state, or the action what it pays", "same-bits", "finite"
 )
 def step_changes(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     paths, outputs = traced.reset.leaves, traced.step.outputs.values()
@@ -149,7 +147,7 @@ def step_changes(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
         yield Finding(what, fix + "return a new value and leave the old one as it is")
 
 
-@rule("step-remembers", "warning", "what `step` does matters to the next step", ["step-changes"])
+@warning("step-remembers", "what `step` does matters to the next step", "step-changes")
 def step_remembers(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     outputs, paths = traced.step.outputs, list(traced.reset.leaves)
     read = {paths[i] for x in outputs.values() for i in x.inputs if i < len(paths)}
@@ -158,7 +156,7 @@ def step_remembers(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
         yield Finding(what, "return state.replace(pipeline_state=..., ...)  # with the next state")
 
 
-@rule("check-finished", "error", "the check followed episodes to their end before its time was up")
+@error("check-finished", "the check followed episodes to their end before its time was up")
 def check_finished(subject: Subject, rollout: Rollout) -> Iterator[Finding]:
     length = subject.task.settings.episode_length
     if rollout.steps < rollout.wanted:
@@ -166,7 +164,7 @@ def check_finished(subject: Subject, rollout: Rollout) -> Iterator[Finding]:
         yield Finding(what, f"check --time-limit {4 * subject.clock.limit:g}")
 
 
-@rule("index-in-range", "warning", "an index into an array is in range", ["finite"])
+@warning("index-in-range", "an index into an array is in range", "finite")
 def index_in_range(rollout: Rollout) -> Iterator[Finding]:
     fix = "jnp.clip(index, 0, len(array) - 1)  # if meant"
     for line, outside in rollout.series["outside"].items():
@@ -175,12 +173,10 @@ def index_in_range(rollout: Rollout) -> Iterator[Finding]:
             yield Finding(what + "; JAX takes the last element instead", fix)
 
 
-@rule(
-    "action-matters", "warning", "every part of the action does something", ["same-bits", "finite"]
-)
+@warning("action-matters", "every part of the action does something", "same-bits", "finite")
 def action_matters(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     space, inert = traced.space, []
-    for index, (name, count) in enumerate(space.parts().items()):
+    for index, (name, count) in enumerate(_parts(space).items()):
         for same in rollout.alike(index, count):
             if count is None:
                 inert.append(f"{name} changes nothing")
@@ -192,21 +188,22 @@ def action_matters(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
         yield Finding(f"{names(inert)} in {states} states", fix)
 
 
-@rule(
-    "one-step-episode", "warning", "episodes last longer than one step", ["done-binary", "finite"]
-)
+def _parts(space: ActionSpace) -> dict[str, int | None]:
+    """How many choices each part of an action has, by name; None for a number."""
+    if isinstance(space, Discrete):
+        return {"action": space.size}
+    counts = space.num_choices if isinstance(space, MultiDiscrete) else [None] * space.size
+    return {f"action[{i}]": count for i, count in enumerate(counts)}
+
+
+@warning("one-step-episode", "episodes last longer than one step", "done-binary", "finite")
 def one_step_episode(rollout: Rollout) -> Iterator[Finding]:
     if np.all(rollout.series["done"][rollout.series["restart"]] == 1):
         what = f"all {int(np.sum(rollout.series['restart']))} episodes ended at their first step"
         yield Finding(what, "done=jnp.zeros(())  # unless this is a bandit")
 
 
-@rule(
-    "episode-ends",
-    "warning",
-    "episodes can end before the time limit",
-    ["finite", "check-finished"],
-)
+@warning("episode-ends", "episodes can end before the time limit", "finite", "check-finished")
 def episode_ends(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     possible = traced.step.outputs["done"].possible
     if not np.any(rollout.series["past"] == 0) and possible != {0.0}:

@@ -5,7 +5,6 @@ import enum
 import inspect
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -31,7 +30,7 @@ from ..trace.calls import (
 )
 from ..trace.jaxprs import input_digest, tree_difference
 from .advice import fix_of
-from .engine import Finding, names, rule
+from .engine import Finding, error, names, warning
 from .stages import Attempt, Subject, Traced, ask, is_size
 
 
@@ -43,56 +42,51 @@ def _shape(leaf: Any) -> str:
     return f"{leaf.shape} {leaf.dtype}"
 
 
-@rule("is-made", "error", "the environment can be made, and has a `reset` and a `step`")
+@error("is-made", "the environment can be made, and has a `reset` and a `step`")
 def is_made(subject: Subject) -> Iterator[Finding]:
     env = subject.env
     if isinstance(env, Failure):
         yield _raised(env)
-    elif not callable(getattr(env, "reset", None)) or not callable(getattr(env, "step", None)):
+    elif not all(callable(getattr(env, name, None)) for name in ("reset", "step")):
         what = f"the environment is {env!r:.60}, a {type(env).__name__}"
         yield Finding(what, "return an object of a class of brax.envs.base.Env")
 
 
-RESET = "def reset(self, rng: jax.Array) -> State:"
-STEP = "def step(self, state: State, action: jax.Array) -> State:"
-ELSEWHERE = "  # a key belongs in pipeline_state, and constants on self"
+SIGNATURES = {
+    "reset": "def reset(self, rng: jax.Array) -> State:",
+    "step": "def step(self, state: State, action: jax.Array) -> State:",
+}
 
 
-def _takes(function: Any, arguments: int) -> bool:
+def _signature(env: Any, name: str) -> str | None:
+    """What `reset` or `step` has to look like, if it does not take what it is given."""
     try:
-        inspect.signature(function).bind(*range(arguments))
+        inspect.signature(getattr(env, name)).bind(*range(1 if name == "reset" else 2))
     except TypeError:
-        return False
+        return f"{SIGNATURES[name]}  # a key belongs in pipeline_state, and constants on self"
     except ValueError:  # it has no signature to look at
         pass
-    return True
+    return None
 
 
-@rule("reset-runs", "error", "`reset(rng)` runs on a raw (2,) uint32 key")
+@error("reset-runs", "`reset(rng)` runs on a raw (2,) uint32 key")
 def reset_runs(subject: Subject, attempt: Attempt) -> Iterator[Finding]:
     if isinstance(attempt.reset, Failure) and not isinstance(attempt.reset.error, NotAState):
-        found = _raised(attempt.reset)
-        taken = _takes(subject.env.reset, 1)
-        yield found if taken else replace(found, fix=RESET + ELSEWHERE)
+        fix = _signature(subject.env, "reset") or fix_of(attempt.reset)
+        yield Finding(str(attempt.reset), fix)
 
 
-@rule(
-    "step-runs",
-    "error",
-    "`step(state, action)` runs on the state that `reset` returned",
-    ["reset-runs"],
-)
+@error("step-runs", "`step(state, action)` runs on the state that `reset` returned", "reset-runs")
 def step_runs(subject: Subject, attempt: Attempt) -> Iterator[Finding]:
     step = attempt.step
     if isinstance(step, Failure) and not isinstance(step.error, NotAState):
         # `step` may only meet what `reset` left on `self`, which another rule reports.
         leaked = isinstance(step.error, jax.errors.UnexpectedTracerError)
         if not (leaked and any(kind == TRACED for kind, _ in snapshot(subject.env).values())):
-            taken = _takes(subject.env.step, 2)
-            yield _raised(step) if taken else replace(_raised(step), fix=STEP + ELSEWHERE)
+            yield Finding(str(step), _signature(subject.env, "step") or fix_of(step))
 
 
-@rule("returns-state", "error", "`reset` and `step` return a brax `State` whose leaves are arrays")
+@error("returns-state", "`reset` and `step` return a brax `State` whose leaves are arrays")
 def returns_state(subject: Subject, attempt: Attempt) -> Iterator[Finding]:
     fixes = {
         "reset": "return State(pipeline_state, obs, reward, done, metrics, info)",
@@ -101,14 +95,11 @@ def returns_state(subject: Subject, attempt: Attempt) -> Iterator[Finding]:
     for name, call in (("reset", attempt.reset), ("step", attempt.step)):
         if isinstance(call, Failure) and isinstance(call.error, NotAState):
             wrong, fix = call.error, fixes[name]
-            signature, arguments = (RESET, 1) if name == "reset" else (STEP, 2)
-            if not _takes(getattr(subject.env, name), arguments):
-                fix = signature + ELSEWHERE
-            elif wrong.path:
+            if wrong.path:
                 fix = _array_instead(wrong.path, wrong.found)
             elif type(wrong.found).__name__ == State.__name__:
                 fix = f"from brax.envs.base import State  # and {fixes['reset']}"
-            yield Finding(f"{name} returns {wrong}", fix)
+            yield Finding(f"{name} returns {wrong}", _signature(subject.env, name) or fix)
 
 
 def _array_instead(path: str, leaf: Any) -> str:
@@ -129,11 +120,7 @@ def _array_instead(path: str, leaf: Any) -> str:
     return f"class {kind.__name__}(flax.struct.PyTreeNode): ...  # x.replace(...) returns a new one"
 
 
-@rule(
-    "observation-size",
-    "error",
-    "`observation_size` is the size of the observation that `reset` returns",
-)
+@error("observation-size", "`observation_size` is the size of the observation that `reset` returns")
 def observation_size(subject: Subject, attempt: Attempt) -> Iterator[Finding]:
     size, reset = ask(subject.env, "observation_size"), attempt.reset
     if isinstance(size, Failure):
@@ -184,7 +171,7 @@ def _flat_dict(obs: Mapping[str, Any]) -> str:
     return f"obs={{{', '.join(entries)}}}  # in reset and step; observation_size = {sizes}"
 
 
-@rule("action-size", "error", "`action_size` is an int, and `step` takes actions of that size")
+@error("action-size", "`action_size` is an int, and `step` takes actions of that size")
 def action_size(subject: Subject, attempt: Attempt) -> Iterator[Finding]:
     size, declared, space = ask(subject.env, "action_size"), attempt.declared, attempt.space
     fix = f"return {space.size}  # in action_size"
@@ -203,7 +190,7 @@ def action_size(subject: Subject, attempt: Attempt) -> Iterator[Finding]:
         yield Finding(f"action_size is {size}, and the action space is {declared}", fix)
 
 
-@rule("backend", "error", "`backend` is a string")
+@error("backend", "`backend` is a string")
 def backend(subject: Subject, attempt: Attempt) -> Iterator[Finding]:
     answer = ask(subject.env, "backend")
     if isinstance(answer, Failure):
@@ -227,19 +214,18 @@ def _one_float(traced: Traced, name: str, reduce: str) -> Iterator[Finding]:
         yield Finding(f"{' and '.join(functions)}: {name} is {what}", f"{name}={fix}", (name,))
 
 
-@rule("reward-scalar", "error", "`reward` is one float, an array of shape ()")
+@error("reward-scalar", "`reward` is one float, an array of shape ()")
 def reward_scalar(traced: Traced) -> Iterator[Finding]:
     yield from _one_float(traced, "reward", "jnp.sum")
 
 
-@rule("done-scalar", "error", "`done` is one float, an array of shape ()")
+@error("done-scalar", "`done` is one float, an array of shape ()")
 def done_scalar(traced: Traced) -> Iterator[Finding]:
     yield from _one_float(traced, "done", "jnp.any")
 
 
-@rule(
+@error(
     "observation-type",
-    "error",
     "an observation is (n,) float, or a dict of such and of images under `pixels/...`",
 )
 def observation_type(traced: Traced) -> Iterator[Finding]:
@@ -268,7 +254,7 @@ def _is_observation(path: str, leaf: Any) -> bool:
     return leaf.ndim == 1 and real
 
 
-@rule("metric-scalar", "error", "each metric is one float, an array of shape ()")
+@error("metric-scalar", "each metric is one float, an array of shape ()")
 def metric_scalar(traced: Traced) -> Iterator[Finding]:
     def right(_: str, leaf: Any) -> bool:
         return leaf.shape == () and jnp.issubdtype(leaf.dtype, jnp.floating)
@@ -279,7 +265,7 @@ def metric_scalar(traced: Traced) -> Iterator[Finding]:
         yield Finding(f"{function} returns {path} as {_shape(leaf)}", fix, (path,))
 
 
-@rule("reserved-keys", "error", "`metrics` and `info` use no name that the training wrappers use")
+@error("reserved-keys", "`metrics` and `info` use no name that the training wrappers use")
 def reserved_keys(traced: Traced) -> Iterator[Finding]:
     taken = {"metrics": ("reward", "sum_reward", "length"), "info": INFO_OF_WRAPPERS}
     for name, keys in taken.items():
@@ -289,7 +275,7 @@ def reserved_keys(traced: Traced) -> Iterator[Finding]:
             yield Finding(what, f"rename {key!r} to 'my_{key}'", (path,))
 
 
-@rule("no-self-write", "error", "`reset` and `step` do not write to `self`")
+@error("no-self-write", "`reset` and `step` do not write to `self`")
 def no_self_write(subject: Subject, attempt: Attempt) -> Iterator[Finding]:
     hangs = {name: kind for name, (kind, _) in snapshot(subject.env).items()}
     for function, calls in (("reset", attempt.resets), ("step", attempt.steps)):
@@ -318,10 +304,8 @@ def _extended(traced: Traced, name: str) -> str:
     return f"{name}=" + ("{**state." + name + entries + "}" if own else f"state.{name}")
 
 
-@rule(
-    "wrapper-keys",
-    "error",
-    "`step` keeps the entries of `metrics` and `info` that the wrappers put there",
+@error(
+    "wrapper-keys", "`step` keeps the entries of `metrics` and `info` that the wrappers put there"
 )
 def wrapper_keys(subject: Subject, traced: Traced) -> Iterator[Finding]:
     state = with_wrapper_entries(traced.reset.state)
@@ -342,9 +326,8 @@ def wrapper_keys(subject: Subject, traced: Traced) -> Iterator[Finding]:
             yield Finding(f"step changes {names(changed)}, which the wrappers own", fix)
 
 
-@rule(
+@error(
     "state-structure",
-    "error",
     "`reset` and `step` return the same keys and types, so that `step` is compiled once",
 )
 def state_structure(traced: Traced) -> Iterator[Finding]:
@@ -367,7 +350,7 @@ def state_structure(traced: Traced) -> Iterator[Finding]:
         yield Finding(f"{path} is a {old} after reset and a {new} after step", fix)
 
 
-@rule("state-shapes", "error", "every leaf keeps its shape and dtype")
+@error("state-shapes", "every leaf keeps its shape and dtype")
 def state_shapes(traced: Traced) -> Iterator[Finding]:
     for path, old in traced.reset.leaves.items():
         new = traced.step.leaves.get(path, old)
@@ -379,12 +362,7 @@ def state_shapes(traced: Traced) -> Iterator[Finding]:
             yield Finding(what, fix, (path,))
 
 
-@rule(
-    "weak-type",
-    "warning",
-    "dtypes are explicit and not left to Python numbers",
-    ["state-structure"],
-)
+@warning("weak-type", "dtypes are explicit and not left to Python numbers", "state-structure")
 def weak_type(traced: Traced) -> Iterator[Finding]:
     before, after = traced.reset.leaves, traced.step.leaves
     if found := [p for p, old in before.items() if old.weak_type != after[p].weak_type]:
@@ -393,7 +371,7 @@ def weak_type(traced: Traced) -> Iterator[Finding]:
         yield Finding(what + "is compiled twice", fix, tuple(found))
 
 
-@rule("leaf-width", "warning", "numbers are at least 32 bits wide")
+@warning("leaf-width", "numbers are at least 32 bits wide")
 def leaf_width(traced: Traced) -> Iterator[Finding]:
     half = {p: x for p, x in traced.reset.leaves.items() if x.dtype in (jnp.float16, jnp.bfloat16)}
     if half:
@@ -401,11 +379,8 @@ def leaf_width(traced: Traced) -> Iterator[Finding]:
         yield Finding(what, f"{next(iter(half))}.astype(jnp.float32)", tuple(half))
 
 
-@rule(
-    "info-state",
-    "warning",
-    "what `step` remembers is in `pipeline_state`, not in `info`",
-    ["state-structure"],
+@warning(
+    "info-state", "what `step` remembers is in `pipeline_state`, not in `info`", "state-structure"
 )
 def info_state(subject: Subject, traced: Traced) -> Iterator[Finding]:
     outputs = traced.step.outputs.values()
@@ -423,7 +398,7 @@ def info_state(subject: Subject, traced: Traced) -> Iterator[Finding]:
         yield Finding(what, fix, tuple(memory))
 
 
-@rule("host-callback", "warning", "nothing calls back into Python while it runs")
+@warning("host-callback", "nothing calls back into Python while it runs")
 def host_callback(traced: Traced) -> Iterator[Finding]:
     for function, call in traced.calls:
         if found := call.reading.callbacks:

@@ -11,9 +11,9 @@ from brax.envs.wrappers import training
 
 from ..env.actions import abstract
 from ..env.wrappers import wrap_for_training
-from ..trace.calls import KEY, Call, failure, leaves, part, trace
+from ..trace.calls import KEY, Call, failure, leaves, name_on_self, part, trace
 from ..trace.jaxprs import Value, leaked
-from .engine import Finding, names, rule
+from .engine import Finding, error, names, warning
 from .rollout import Rollout
 from .stages import Attempt, Subject, Traced
 
@@ -21,7 +21,7 @@ EAGER_OPERATIONS = 300  # a program with more takes long when it is not compiled
 CALLBACK = 'jax.pure_callback(f, shape, x, vmap_method="sequential")  # or write it with jnp'
 
 
-@rule("no-tracer-leak", "error", "no traced value outlives `reset` or `step`", ["no-self-write"])
+@error("no-tracer-leak", "no traced value outlives `reset` or `step`", "no-self-write")
 def no_tracer_leak(subject: Subject, traced: Traced) -> Iterator[Finding]:
     env, action = subject.env, abstract(traced.space)
     holders = {
@@ -34,11 +34,10 @@ def no_tracer_leak(subject: Subject, traced: Traced) -> Iterator[Finding]:
             yield Finding(f"{function} leaves a traced value in {holder}", fix)
 
 
-@rule(
+@error(
     "host-randomness",
-    "error",
     "no NumPy or Python randomness, no clock, no global variable that changes",
-    ["no-tracer-leak"],
+    "no-tracer-leak",
 )
 def host_randomness(attempt: Attempt, traced: Traced) -> Iterator[Finding]:
     fix = "jax.random.uniform(key)  # a key split from rng in reset, or kept in pipeline_state"
@@ -51,11 +50,7 @@ def host_randomness(attempt: Attempt, traced: Traced) -> Iterator[Finding]:
             yield Finding(f"{what}Python's random numbers, a clock or a global variable", fix)
 
 
-@rule(
-    "no-file-read",
-    "warning",
-    "`reset` and `step` open no file: it is only read when they are traced",
-)
+@warning("no-file-read", "`reset` and `step` open no file: it is only read when they are traced")
 def no_file_read(attempt: Attempt) -> Iterator[Finding]:
     for function, calls in (("reset", attempt.resets), ("step", attempt.steps)):
         # What the first call alone reads, and keeps on `self`, is a constant made late.
@@ -67,31 +62,21 @@ def no_file_read(attempt: Attempt) -> Iterator[Finding]:
             yield Finding(what, "self.table = np.load(path)  # in __init__")
 
 
-@rule("no-nan-constant", "warning", "the arrays that `reset` and `step` compute with hold no NaN")
+@warning("no-nan-constant", "the arrays that `reset` and `step` compute with hold no NaN")
 def no_nan_constant(subject: Subject, traced: Traced) -> Iterator[Finding]:
     for function, call in traced.calls:
         for array in call.reading.with_nan if not call.reading.asks_for_nan else ():
-            name = _name_on_self(subject.env, array) or f"an array of shape {array.shape}"
+            name = name_on_self(subject.env, array) or f"an array of shape {array.shape}"
             at = np.argwhere(np.isnan(array))
             what = f"{function} computes with {name}, which is NaN at {at[0].tolist()}"
             what += f" and at {len(at) - 1} more places" if len(at) > 1 else ""
             yield Finding(what, "assert not np.any(np.isnan(table))  # where it is made or read")
 
 
-def _name_on_self(env: Env, array: np.ndarray) -> str | None:
-    """The attribute that holds an array with NaN in the same places."""
-    for path, x in jax.tree_util.tree_flatten_with_path(dict(vars(env)))[0]:
-        real = np.shape(x) == array.shape and np.asarray(x).dtype.kind == "f"
-        if real and np.array_equal(np.isnan(x), np.isnan(array)):
-            return f"self.{path[0].key}{jax.tree_util.keystr(path[1:])}"
-    return None
-
-
-@rule(
+@error(
     "given-state-kept",
-    "error",
     "`step` leaves the given state as it was, so that a second step from it does the same",
-    ["host-randomness"],
+    "host-randomness",
 )
 def given_state_kept(subject: Subject, traced: Traced) -> Iterator[Finding]:
     env, once, given = subject.env, traced.step.outputs, traced.step.given
@@ -106,16 +91,14 @@ def given_state_kept(subject: Subject, traced: Traced) -> Iterator[Finding]:
         yield Finding(f"{what}another {names(changed)}", fix, given)
 
 
-@rule(
-    "state-in-place", "warning", "`step` returns new dicts and does not write to those it is given"
-)
+@warning("state-in-place", "`step` returns new dicts and does not write to those it is given")
 def state_in_place(traced: Traced) -> Iterator[Finding]:
     if given := [path for path in traced.step.given if path in traced.reset.leaves]:
         fix = f"return the new values in state.replace({part(given[0])}=...) instead"
         yield Finding(f"step writes {names(given)} in place", fix, tuple(given))
 
 
-@rule("runs-under-vmap", "error", "`reset` and `step` run under `jax.vmap`", ["given-state-kept"])
+@error("runs-under-vmap", "`reset` and `step` run under `jax.vmap`", "given-state-kept")
 def runs_under_vmap(subject: Subject, traced: Traced) -> Iterator[Finding]:
     env = subject.env
     try:
@@ -125,7 +108,7 @@ def runs_under_vmap(subject: Subject, traced: Traced) -> Iterator[Finding]:
         yield Finding(f"under jax.vmap, {failure(error, env)}", CALLBACK)
 
 
-@rule("same-bits", "error", "the same arguments give the same bits, compiled or not")
+@error("same-bits", "the same arguments give the same bits, compiled or not")
 def same_bits(subject: Subject, traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     fix = "remove what it remembers outside of the state: a callback's memory, a global variable"
     for function in ("reset", "step"):
@@ -145,7 +128,7 @@ def same_bits(subject: Subject, traced: Traced, rollout: Rollout) -> Iterator[Fi
         yield Finding(f"{failure(error, subject.env)} when nothing is compiled", fix)
 
 
-@rule("key-used", "error", "where numbers are random, different keys give different episodes")
+@error("key-used", "where numbers are random, different keys give different episodes")
 def key_used(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     random = [name for name, call in traced.calls if frozenset() in call.reading.drawn]
     if random and not rollout.last["key_matters"]:
@@ -154,7 +137,7 @@ def key_used(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
         yield Finding(what + "from different keys are equal to the bit", fix)
 
 
-@rule("key-moves-on", "warning", "`step` draws with another key each time", ["key-used"])
+@warning("key-moves-on", "`step` draws with another key each time", "key-used")
 def key_moves_on(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     paths = list(traced.reset.leaves)
     kept = {i for i, path in enumerate(paths) if path in traced.unchanged}
@@ -166,7 +149,7 @@ def key_moves_on(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
         yield Finding(what, fix)
 
 
-@rule("start-varies", "warning", "where an episode starts depends on the key", ["key-used"])
+@warning("start-varies", "where an episode starts depends on the key", "key-used")
 def start_varies(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     found = leaves(rollout.start).items()
     starts = [np.asarray(x) for path, x in found if path not in traced.keys]
@@ -175,9 +158,7 @@ def start_varies(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
         yield Finding(what, "jax.random.uniform(rng, shape, minval=-0.1, maxval=0.1)  # in reset")
 
 
-@rule(
-    "auto-reset", "error", "nothing of the last episode is left after an auto-reset", ["same-bits"]
-)
+@error("auto-reset", "nothing of the last episode is left after an auto-reset", "same-bits")
 def auto_reset(rollout: Rollout) -> Iterator[Finding]:
     # A metric of its own past is another rule's.
     for source in ("metrics", "reward"):
@@ -187,7 +168,7 @@ def auto_reset(rollout: Rollout) -> Iterator[Finding]:
             yield Finding(what + "does not reset", fix)
 
 
-@rule("vmap-equals-loop", "error", "a batch gives what its environments give alone", ["same-bits"])
+@error("vmap-equals-loop", "a batch gives what its environments give alone", "same-bits")
 def vmap_equals_loop(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     # JAX makes the batch of everything else than callbacks and the like.
     if not any(call.reading.batched_by_hand for _, call in traced.calls):
@@ -198,11 +179,12 @@ def vmap_equals_loop(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
         yield Finding(f"{path}{more} after {function} differs between a batch and a loop", CALLBACK)
 
 
-@rule(
+@error(
     "survives-wrappers",
-    "error",
     "it runs, and restarts, in the training wrappers",
-    ["same-bits", "auto-reset", "vmap-equals-loop"],
+    "same-bits",
+    "auto-reset",
+    "vmap-equals-loop",
 )
 def survives_wrappers(subject: Subject, traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     env, seen = subject.env, list[dict[str, Value]]()

@@ -22,26 +22,14 @@ SAMPLED = (1, 4, 16, 64, 256, 1024)  # after so many steps states are kept
 
 
 @dataclass(frozen=True)
-class Programs:
-    """`reset` and one step of a batch, compiled; both run no Python of the user's.
-
-    Attributes:
-      compile: any function, for such arguments; the time that it takes is not counted.
-      reset: keys, [B, 2] uint32 -> states.
-      advance: what episodes carry, fresh states, which episodes restart from these, [B] bool, and
-        actions -> what they carry then, and a row of `Rollout.series`.
-    """
-
-    compile: Callable[..., Callable[..., Any]]
-    reset: Callable[..., State]
-    advance: Callable[..., tuple[Any, Any]]
-
-
-@dataclass(frozen=True)
 class Rollout:
     """What is seen in a batch of episodes [B], one after another for T steps.
 
     Attributes:
+      compile: compiles a function for such arguments; the time that it takes is not counted.
+      reset: compiled: keys, [B, 2] uint32 -> states.
+      advance: compiled: what episodes carry, fresh states, which episodes restart from these, [B]
+        bool, and actions -> what they carry then, and a row of `series`.
       kinds: [B], the actions of each; `plan`: those actions, [T, B, ...].
       wanted: how many steps should be taken; `steps`: how many were.
       keys: of the first reset, [B, 2] uint32; `start`: the states after it, [B, ...].
@@ -57,7 +45,9 @@ class Rollout:
     """
 
     traced: Traced
-    programs: Programs
+    compile: Callable[..., Callable[..., Any]]
+    reset: Callable[..., State]
+    advance: Callable[..., tuple[Any, Any]]
     kinds: list[str]
     plan: np.ndarray
     wanted: int
@@ -76,10 +66,9 @@ class Rollout:
     def step(self, state: State, action: Any) -> State:
         """One step of every environment; `action`: for each or one for all."""
         action = np.broadcast_to(np.asarray(action, self.plan.dtype), self.plan.shape[1:])
-        carry = {**self.last, "state": state}
-        return self.programs.advance(carry, state, np.zeros(len(self.kinds), bool), action)[0][
-            "state"
-        ]
+        carry, restart = {**self.last, "state": state}, np.zeros(len(self.kinds), bool)
+        carry, _ = self.advance(carry, state, restart, action)
+        return carry["state"]
 
     @cached_property
     def first(self) -> State:
@@ -89,7 +78,7 @@ class Rollout:
     @cached_property
     def repeated(self) -> list[tuple[str, str]]:
         """(function, path) where a call with the same arguments gives other bits."""
-        reset = unequal(self.start, self.programs.reset(self.keys))
+        reset = unequal(self.start, self.reset(self.keys))
         step = unequal(self.samples[1], self.first)
         return [("reset", path) for path in reset] + [("step", path) for path in step]
 
@@ -216,13 +205,13 @@ def roll_out(subject: Subject, traced: Traced) -> Rollout:
         if len(rows) in SAMPLED:
             samples[len(rows)] = carry["state"]
     series = jax.tree.map(lambda *x: np.stack(x), *jax.device_get(rows))
-    programs = Programs(compile, reset, advance)
     carry |= jax.device_get({name: carry[name] for name in ("lowest", "highest", "key_matters")})
-    return Rollout(traced, programs, kinds, plan, wanted, keys, start, samples, series, carry)
+    programs = compile, reset, advance
+    return Rollout(traced, *programs, kinds, plan, wanted, keys, start, samples, series, carry)
 
 
 def _one_step(traced: Traced) -> Callable[..., tuple[Any, Any]]:
-    """The function `Programs.advance`."""
+    """The function `Rollout.advance`."""
     run = jaxprs.checked(traced.step.closed)
 
     def advance(carry: Any, fresh: State, restart: Any, action: Any) -> tuple[Any, Any]:

@@ -12,14 +12,14 @@ from brax.training.acme import running_statistics
 from ..ppo.networks import PIXELS, observation_shapes, without_images
 from ..trace.calls import KEY, key_of, leaves, part
 from ..trace.jaxprs import entering_products
-from .engine import Finding, names, rule
+from .engine import Finding, names, warning
 from .rollout import Rollout
 from .stages import Subject
 
 LARGE = 50.0  # a network learns slowly from numbers of this size
 
 
-@rule("observation-scale", "warning", "observations vary, on similar scales", ["finite"])
+@warning("observation-scale", "observations vary, on similar scales", "finite")
 def observation_scale(rollout: Rollout) -> Iterator[Finding]:
     for path, low, high in _ranges(rollout):
         span = (high - low).ravel()
@@ -76,7 +76,7 @@ def _dead_channel(span: np.ndarray) -> str | None:
     return None
 
 
-@rule("input-scale", "warning", "what enters the networks is on a scale of about 1", ["finite"])
+@warning("input-scale", "what enters the networks is on a scale of about 1", "finite")
 def input_scale(subject: Subject, rollout: Rollout) -> Iterator[Finding]:
     for path, largest in _entering(subject, rollout).items():
         if largest > LARGE:
@@ -111,7 +111,7 @@ def _entering(subject: Subject, rollout: Rollout) -> dict[str, float]:
         apply = jax.make_jaxpr(lambda x: networks.policy_network.apply(statistics, ones, x))(obs)
         return entering_products(apply, jax.tree.leaves(obs))
 
-    found = rollout.programs.compile(sizes, obs)(obs)
+    found = rollout.compile(sizes, obs)(obs)
     paths = [path for path in leaves(rollout.start) if part(path) == "obs"]
     return {paths[i]: float(x) for i, x in found.items()}
 
