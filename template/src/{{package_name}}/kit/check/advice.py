@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from ..errors import Failure, text_of
-from .rewrite import Row, applied, matched, parsed, rewritten, with_jnp
+from .rewrite import Row, applied, matched, parsed, rewritten, rows, with_jnp
 
 Nodes = list[ast.AST]  # the code that a line is about, from the inside out, up to its statement
 
@@ -73,81 +73,57 @@ def innermost(nodes: Nodes) -> str | None:
 
 
 # What branches on a traced value, and loops over one.
-STATEMENTS: list[Row] = [
-    ("if C:\n X = A\nelse:\n X = B", "X = jnp.where(C, A, B)  # instead of `if`"),
-    ("if C:\n X = A", "X = jnp.where(C, A, X)  # instead of `if`"),
-    (
-        "while C:\n X = A",
-        "X = jax.lax.while_loop(lambda X: C, lambda X: A, X)  # instead of `while`",
-    ),
-    (
-        "assert A, B",
-        "remove `assert {A}`: a traced value has no number yet; assert in a test instead",
-    ),
-    (
-        "assert A",
-        "remove `assert {A}`: a traced value has no number yet; assert in a test instead",
-    ),
-]
-LOOPS: list[Row] = [
-    (
-        "for I in range(N):\n X = A",
-        "X = jax.lax.fori_loop(0, N, lambda I, X: A, X)  # instead of `for`",
-    ),
-    (
-        "for I in range(B, N):\n X = A",
-        "X = jax.lax.fori_loop(B, N, lambda I, X: A, X)  # instead of `for`",
-    ),
-]
+IF_ELSE: Row = ("if C: X = A\nelse: X = B", "X = jnp.where(C, A, B)  # instead of `if`")
+STATEMENTS = rows("""
+if C: X = A -> X = jnp.where(C, A, X)  # instead of `if`
+while C: X = A -> X = jax.lax.while_loop(lambda X: C, lambda X: A, X)  # instead of `while`
+for I in range(N): X = A -> X = jax.lax.fori_loop(0, N, lambda I, X: A, X)  # instead of `for`
+for I in range(B, N): X = A -> X = jax.lax.fori_loop(B, N, lambda I, X: A, X)  # instead of `for`
+""")
+IN_WORDS: dict[type, str] = {
+    ast.Assert: "remove `{code}`: a traced value has no number yet; assert in a test instead",
+    ast.While: "x = jax.lax.while_loop(lambda x: condition, body, x)  # x: a tuple of all that the "
+    "loop changes, which body takes and returns",
+    ast.For: "x = jax.lax.fori_loop(0, n, body, x)  # body(i, x): x is a tuple of all that the "
+    "loop changes",
+    ast.Match: "jax.lax.switch({subject}, [lambda: a, lambda: b])  # instead of `match`",
+}
+COMPREHENSION = "jnp.where(condition, x, 0)  # a mask: how many elements remain can't be traced"
 
 
 def branch(nodes: Nodes) -> str | None:
     """The statement, or the outermost expression, that branches on a traced value."""
-    statement: Any = nodes[-1]
-    if isinstance(statement, ast.If | ast.While | ast.Assert | ast.Match):
-        if found := next((x for row in STATEMENTS if (x := applied(row, statement))), None):
-            return found
-        if isinstance(statement, ast.While):
-            return (
-                "x = jax.lax.while_loop(lambda x: condition, body, x)  # x: a tuple of all that "
-                "the loop changes, which body takes and returns"
-            )
-        if isinstance(statement, ast.Match):
-            subject = ast.unparse(statement.subject)
-            return f"jax.lax.switch({subject}, [lambda: a, lambda: b])  # instead of `match`"
-        return _if(statement)
+    if isinstance(nodes[-1], ast.If | ast.While | ast.Assert | ast.Match):
+        return _statement(nodes[-1])
     if any(isinstance(x, ast.comprehension) for x in nodes):
-        return "jnp.where(condition, x, 0)  # a mask: how many elements remain can't be traced"
+        return COMPREHENSION
     kinds = (ast.BoolOp, ast.UnaryOp, ast.IfExp, ast.Compare)
-    whole = [nodes[0], *takewhile(lambda x: isinstance(x, kinds), nodes[1:])][-1]
-    return innermost([whole])
-
-
-def _if(node: ast.If) -> str:
-    test = ast.unparse(with_jnp(node.test))
-    if isinstance(node.body[0], ast.Return):
-        return (
-            f"jax.tree.map(lambda a, b: jnp.where({test}, a, b), a, b)  # instead of `if`: a is "
-            "what is returned where it holds, b what is returned elsewhere"
-        )
-    found = [x for x in map(_target, [*node.body, *node.orelse]) if x]
-    which = ", ".join(dict.fromkeys(found)) or "what it changes"
-    return f"jnp.where({test}, a, b)  # instead of `if`, for each of {which}"
-
-
-def _target(node: ast.stmt) -> str | None:
-    found = matched("X = A", node)
-    return ast.unparse(found["X"]) if found else None
+    return innermost([[nodes[0], *takewhile(lambda x: isinstance(x, kinds), nodes[1:])][-1]])
 
 
 def loop(nodes: Nodes) -> str | None:
     """A loop whose length is traced."""
     if matched("range(...)", nodes[0]) is None:
         return None
-    return next((x for row in LOOPS if (x := applied(row, nodes[-1]))), None) or (
-        "x = jax.lax.fori_loop(0, n, body, x)  # body(i, x): x is a tuple of all that the loop "
-        "changes"
-    )
+    return _statement(nodes[-1]) if isinstance(nodes[-1], ast.For) else IN_WORDS[ast.For]
+
+
+def _statement(node: Any) -> str:
+    if found := next((x for row in (IF_ELSE, *STATEMENTS) if (x := applied(row, node))), None):
+        return found
+    if not isinstance(node, ast.If):
+        subject = ast.unparse(getattr(node, "subject", node))
+        return IN_WORDS[type(node)].format(code=ast.unparse(node), subject=subject)
+    test = ast.unparse(with_jnp(node.test))
+    if isinstance(node.body[0], ast.Return):
+        return (
+            f"jax.tree.map(lambda a, b: jnp.where({test}, a, b), a, b)  # instead of `if`: a is "
+            "what is returned where it holds, b what is returned elsewhere"
+        )
+    found = [matched("X = A", x) for x in (*node.body, *node.orelse)]
+    names = dict.fromkeys(ast.unparse(x["X"]) for x in found if x)
+    which = ", ".join(names) or "what it changes"
+    return f"jnp.where({test}, a, b)  # instead of `if`, for each of {which}"
 
 
 OPERATORS = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide", "**": "power"}
@@ -155,14 +131,9 @@ BY_MASK: list[Row] = [
     *((f"A[M] = A[M] {sign} V", f"A = jnp.where(M, A {sign} V, A)") for sign in OPERATORS),
     ("A[M] = V", "A = jnp.where(M, V, A)"),
 ]
-PUT: list[Row] = [
-    *BY_MASK,
-    ("A[K] = V", "A = {**A, K: V}"),
-    ("A[I] = V", "A = A.at[I].set(V)"),
-    ("A.Y = V", "A = A.replace(Y=V)"),
-]
-PUT_INTO_NUMPY: list[Row] = [*BY_MASK, ("A[I] = V", "A = jnp.asarray(A).at[I].set(V)")]
-PUT_INTO_TUPLE: list[Row] = [("A.Y = V", "A = A._replace(Y=V)")]
+FIELD = rows("A.Y = V -> A = A.replace(Y=V)")
+PUT = [*BY_MASK, *rows("A[K] = V -> A = {**A, K: V}\nA[I] = V -> A = A.at[I].set(V)"), *FIELD]
+PUT_INTO_NUMPY = [*BY_MASK, *rows("A[I] = V -> A = jnp.asarray(A).at[I].set(V)")]
 
 
 def assignment(rows: list[Row]) -> Callable[[Nodes], str | None]:
@@ -184,37 +155,44 @@ AT: list[Row] = [
     ("A.at[M].set(V)", "jnp.where(M, V, A)"),
     *((f"A.at[M].{name}(V)", f"jnp.where(M, A {sign} V, A)") for sign, name in OPERATORS.items()),
 ]
-CUT: list[Row] = [
-    ("A[B:B + C]", "jax.lax.dynamic_slice_in_dim(A, B, C)"),
-    ("A[M]", "jnp.where(M, A, 0)  # a mask: its size is a constant"),
-]
-MASKED: list[Row] = [
-    ("len(A[M])", "jnp.sum(M)"),
-    *((f"G.{name}(A[M])", f"jnp.{name}(A, where=M)") for name in ("sum", "mean", "std", "var")),
-    ("G.max(A[M])", "jnp.max(A, where=M, initial=-jnp.inf)"),
-    ("G.min(A[M])", "jnp.min(A, where=M, initial=jnp.inf)"),
-    ("A[B]", "jnp.where(B, A, 0)  # a mask: its size is a constant"),
-]
-TABLES: list[Row] = [
-    ("A[B:B + C]", "jax.lax.dynamic_slice_in_dim(jnp.asarray(A), B, C)"),
-    ("A[M]", "jnp.where(M, jnp.asarray(A), 0)  # a mask: its size is a constant"),
-    ("A[I]", "jnp.asarray(A)[I]"),
-]
-RANDOM_TEXT = "jax.random.{R}(key, ...)  # with a key split from the state's"
-RANDOM: list[Row] = [
-    (f"{module}.R(...)", RANDOM_TEXT) for module in ("random", "np.random", "numpy.random")
-]
-SIZED: list[Row] = [
-    ("len(jnp.nonzero(A)[0])", "jnp.count_nonzero(A)"),
-    *(
-        (f"jnp.{name}(A)", f"jnp.{name}(A, size=jnp.size(A))  # a constant size")
-        for name in ("nonzero", "flatnonzero", "argwhere", "where", "unique")
-    ),
-    ("jnp.repeat(A, B)", "jnp.repeat(A, B, total_repeat_length=N)  # a constant size N"),
-]
-CONSTANT = "  # a constant size N; jnp.arange(N) < n masks what is used"
+CUT = rows("""
+A[B:B + C] -> jax.lax.dynamic_slice_in_dim(A, B, C)
+A[M] -> jnp.where(M, A, 0)  # a mask: its size is a constant
+""")
+MASKED = rows("""
+len(A[M]) -> jnp.sum(M)
+G.sum(A[M]) -> jnp.sum(A, where=M)
+G.mean(A[M]) -> jnp.mean(A, where=M)
+G.std(A[M]) -> jnp.std(A, where=M)
+G.max(A[M]) -> jnp.max(A, where=M, initial=-jnp.inf)
+G.min(A[M]) -> jnp.min(A, where=M, initial=jnp.inf)
+A[B] -> jnp.where(B, A, 0)  # a mask: its size is a constant
+""")
+TABLES = rows("""
+A[B:B + C] -> jax.lax.dynamic_slice_in_dim(jnp.asarray(A), B, C)
+A[M] -> jnp.where(M, jnp.asarray(A), 0)  # a mask: its size is a constant
+A[I] -> jnp.asarray(A)[I]
+""")
+RANDOM = rows("""
+random.R(...) -> jax.random.{R}(key, ...)  # with a key split from the state's
+np.random.R(...) -> jax.random.{R}(key, ...)  # with a key split from the state's
+numpy.random.R(...) -> jax.random.{R}(key, ...)  # with a key split from the state's
+""")
+SIZED = rows("""
+A[int(B)] -> jnp.asarray(A)[B]
+len(jnp.nonzero(A)[0]) -> jnp.count_nonzero(A)
+jnp.nonzero(A) -> jnp.nonzero(A, size=jnp.size(A))  # a constant size
+jnp.flatnonzero(A) -> jnp.flatnonzero(A, size=jnp.size(A))  # a constant size
+jnp.argwhere(A) -> jnp.argwhere(A, size=jnp.size(A))  # a constant size
+jnp.where(A) -> jnp.where(A, size=jnp.size(A))  # a constant size
+jnp.unique(A) -> jnp.unique(A, size=jnp.size(A))  # a constant size
+jnp.repeat(A, B) -> jnp.repeat(A, B, total_repeat_length=N)  # a constant size N
+""")
+CONSTANT = rows(
+    "G.X(A, ...) -> G.X(N, ...)  # a constant size N; jnp.arange(N) < n masks what is used"
+)
 PRINT = "leave it out, or use jax.debug.print('{}', x) while you look for a mistake"
-METHODS: list[Row] = [(f"A.{name}()", "A") for name in ("item", "tolist", "numpy")]
+PERCENT: Row = ("A % B", PRINT.replace("'{}', x", "'{{}}', {B}"))
 
 BOOL = jax.errors.TracerBoolConversionError
 ARRAY, INDEX = jax.errors.TracerArrayConversionError, jax.errors.TracerIntegerConversionError
@@ -223,45 +201,34 @@ HASH = r"unhashable type: '\w*(Tracer|ArrayImpl)"
 FORMAT = r"format string passed to \w*(Tracer|ArrayImpl)"
 
 # The error, what its message says, and what repairs it: the first that fits the code.
-TABLE: list[tuple[Any, str, list[Row | Callable[[Nodes], str | None]]]] = [
+TABLE: list[tuple[Any, str, list[Any]]] = [
     (BOOL, "", [branch]),
     (MASK, "", [assignment(BY_MASK), *AT, *MASKED]),
     (IndexError, "static", [*AT, *CUT]),
     (INDEX, "", [loop, assignment(PUT_INTO_NUMPY), *TABLES]),
     (ARRAY, "", [*RANDOM, innermost, assignment(PUT_INTO_NUMPY), *TABLES]),
-    (
-        NUMBER,
-        "",
-        [
-            *RANDOM,
-            ("A[int(B)]", "jnp.asarray(A)[B]"),
-            *SIZED,
-            innermost,
-            ("G.X(A, ...)", "G.X(N, ...)" + CONSTANT),
-            ("A % B", PRINT.replace("{}", "{{}}").replace("x)", "{B})")),
-        ],
-    ),
-    (TypeError, "Shapes must be 1D", [("G.X(A, ...)", "G.X(N, ...)" + CONSTANT)]),
+    (NUMBER, "", [*RANDOM, *SIZED, innermost, *CONSTANT, PERCENT]),
+    (TypeError, "Shapes must be 1D", CONSTANT),
     (TypeError, "immutable", [assignment(PUT)]),
     (
         TypeError,
         HASH,
-        [
-            ("A[B]", "jnp.asarray(list(A.values()))[B]  # if its keys are 0, 1, 2, ..."),
-            ("A in B", "jnp.isin(A, jnp.asarray(list(B)))"),
-        ],
+        rows("""
+A[B] -> jnp.asarray(list(A.values()))[B]  # if its keys are 0, 1, 2, ...
+A in B -> jnp.isin(A, jnp.asarray(list(B)))
+"""),
     ),
-    (TypeError, "len.. of unsized", [("len(A)", "jnp.size(A)  # one number has no length")]),
+    (TypeError, "len.. of unsized", rows("len(A) -> jnp.size(A)  # one number has no length")),
+    (TypeError, "ndarray or scalar arguments", rows("G.X(A, ...) -> G.X(jnp.asarray(A), ...)")),
+    (TypeError, "ndexer must have integer", rows("A[I] -> A[jnp.int32(I)]")),
+    (AttributeError, "cannot assign to field", [assignment(FIELD)]),
+    (AttributeError, "can't set attribute", [assignment(rows("A.Y = V -> A = A._replace(Y=V)"))]),
     (
-        TypeError,
-        "requires ndarray or scalar arguments",
-        [("G.X(A, ...)", "G.X(jnp.asarray(A), ...)")],
+        AttributeError,
+        "has no attribute '?(item|tolist|numpy)",
+        rows("A.item() -> A\nA.tolist() -> A\nA.numpy() -> A"),
     ),
-    (TypeError, "ndexer must have integer", [("A[I]", "A[jnp.int32(I)]")]),
-    (AttributeError, "cannot assign to field", [assignment(PUT)]),
-    (AttributeError, "can't set attribute", [assignment(PUT_INTO_TUPLE)]),
-    (AttributeError, "has no attribute '?(item|tolist|numpy)", METHODS),
-    (KeyError, "", [("S[K]", "add {K} to {S} in reset too")]),
+    (KeyError, "", rows("S[K] -> add {K} to {S} in reset too")),
 ]
 
 # The same where the code can't be read, or says no more: \1 is from the message.
@@ -270,11 +237,7 @@ SENTENCES: list[tuple[Any, str, str]] = [
     (ARRAY, "", "use a function of jnp or jax.scipy: NumPy can't take traced values"),
     (INDEX, "", "jnp.asarray(table)[index]  # an array, as index is traced"),
     (NUMBER, "", "compute with jnp, in arrays: a traced value has no number yet"),
-    (
-        TypeError,
-        HASH,
-        "jnp.asarray(values)[index]  # an array: a traced value is no key of a dict, set or cache",
-    ),
+    (TypeError, HASH, "jnp.asarray(values)[index]  # a traced value is no key of a dict or set"),
     (TypeError, FORMAT, PRINT),
     (
         jax.errors.UnexpectedTracerError,

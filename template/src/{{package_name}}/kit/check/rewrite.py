@@ -32,7 +32,7 @@ def applied(row: Row, node: ast.AST) -> str | None:
     pattern, new = row
     if (found := matched(pattern, node)) is None:
         return None
-    if "{" in new:
+    if re.search(r"{[A-Z]}", new):
         texts = {name: _text(x) for name, x in found.items() if name != "..."}
         return new.format(**texts | {"R": RENAMED_RANDOM.get(name := texts.get("R", ""), name)})
     code, _, comment = new.partition("  # ")
@@ -140,37 +140,42 @@ def _in_twos(node: Any) -> Any:
     return node
 
 
+def rows(text: str) -> list[Row]:
+    """A row for each line `pattern -> code`."""
+    return [(x, y) for x, y in (line.split(" -> ") for line in text.strip().splitlines())]
+
+
 # Expressions that need numbers, and functions that take traced values.
-EXPRESSIONS: list[Row] = [
-    ("A and B", "jnp.logical_and(A, B)"),
-    ("A or B", "jnp.logical_or(A, B)"),
-    ("not A", "jnp.logical_not(A)"),
-    ("A if C else B", "jnp.where(C, A, B)"),
-    ("A in L", "jnp.isin(A, jnp.asarray(L))"),
-    ("A not in L", "~jnp.isin(A, jnp.asarray(L))"),
-    ("A in B", "jnp.isin(A, jnp.asarray(list(B)))"),
-    ("A not in B", "~jnp.isin(A, jnp.asarray(list(B)))"),
-    ("max(A, B)", "jnp.maximum(A, B)"),
-    ("min(A, B)", "jnp.minimum(A, B)"),
-    ("max(A)", "jnp.max(jnp.asarray(A))"),
-    ("min(A)", "jnp.min(jnp.asarray(A))"),
-    ("any(A)", "jnp.any(jnp.asarray(A))"),
-    ("all(A)", "jnp.all(jnp.asarray(A))"),
-    ("sorted(A)", "jnp.sort(jnp.asarray(A))"),
-    ("A.index(B)", "jnp.argmax(jnp.asarray(A) == B)"),
-    ("float(A)", "jnp.float32(A)"),
-    ("int(A)", "jnp.int32(A)"),
-    ("bool(A)", "jnp.bool_(A)"),
-    ("A.item()", "A"),
-    ("A.tolist()", "A"),
-    ("A.numpy()", "A"),
-    ("math.floor(A)", "jnp.int32(jnp.floor(A))"),
-    ("math.ceil(A)", "jnp.int32(jnp.ceil(A))"),
-    ("math.trunc(A)", "jnp.int32(jnp.trunc(A))"),
-    ("math.F(...)", "jnp.F(...)"),
-    ("np.F(...)", "jnp.F(...)"),
-    ("numpy.F(...)", "jnp.F(...)"),
-]
+EXPRESSIONS = rows("""
+A and B -> jnp.logical_and(A, B)
+A or B -> jnp.logical_or(A, B)
+not A -> jnp.logical_not(A)
+A if C else B -> jnp.where(C, A, B)
+A in L -> jnp.isin(A, jnp.asarray(L))
+A not in L -> ~jnp.isin(A, jnp.asarray(L))
+A in B -> jnp.isin(A, jnp.asarray(list(B)))
+A not in B -> ~jnp.isin(A, jnp.asarray(list(B)))
+max(A, B) -> jnp.maximum(A, B)
+min(A, B) -> jnp.minimum(A, B)
+max(A) -> jnp.max(jnp.asarray(A))
+min(A) -> jnp.min(jnp.asarray(A))
+any(A) -> jnp.any(jnp.asarray(A))
+all(A) -> jnp.all(jnp.asarray(A))
+sorted(A) -> jnp.sort(jnp.asarray(A))
+A.index(B) -> jnp.argmax(jnp.asarray(A) == B)
+float(A) -> jnp.float32(A)
+int(A) -> jnp.int32(A)
+bool(A) -> jnp.bool_(A)
+A.item() -> A
+A.tolist() -> A
+A.numpy() -> A
+math.floor(A) -> jnp.int32(jnp.floor(A))
+math.ceil(A) -> jnp.int32(jnp.ceil(A))
+math.trunc(A) -> jnp.int32(jnp.trunc(A))
+math.F(...) -> jnp.F(...)
+np.F(...) -> jnp.F(...)
+numpy.F(...) -> jnp.F(...)
+""")
 
 
 class _WithJnp(ast.NodeTransformer):
