@@ -714,9 +714,9 @@ class InFloat64(Toy):
         )
 
 assert InFloat64().reset(jax.random.PRNGKey(0)).reward.dtype == jnp.float64
-report = examine(InFloat64(), episode_length=8)
-assert report.ok, report.violations
 task = dataclasses.replace(toy_task(num_timesteps=32, num_evals=2), environment=InFloat64)
+report = examine(task)
+assert report.ok, report.violations
 train(task, run_dir=Path({run!r}))
 """
 

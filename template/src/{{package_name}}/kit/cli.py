@@ -58,6 +58,8 @@ class Check:
     """Which task of config.py; all by default."""
     json: bool = False
     """Print JSON: "ok", and a report for each task by its name."""
+    all: bool = False
+    """Print every rule, and not only what is wrong."""
     seed: Annotated[int, SEED] = 0
     """Seed of all keys and actions."""
     time_limit: Annotated[float, SECONDS] = 60.0
@@ -256,7 +258,7 @@ def _blame(error: Exception, program: str, tasks: Mapping[str, Task], command: A
             lines += ["JAX_TRACEBACK_FILTERING=off shows the whole traceback."]
         _fail(2, *lines)
     if name:
-        found = _examine(tasks[name], seed=0, time_limit=60.0)
+        found = checker.examine(dataclasses.replace(tasks[name], ignore_rules=()))
         if found.violations and not found.ok:
             what = f"{fail.message}. The environment is at fault: {found.violations[0]}"
             _fail(2, what, f"First run {see}.")
@@ -341,7 +343,11 @@ def _check(program: str, tasks: Mapping[str, Task], asked: Check) -> None:
     of: dict[str, checker.Report] = {}
     for name, task in tasks.items():
         alike = [of[other] for other in of if _are_checked_alike(tasks[other], task)]
-        of[name] = alike[0] if alike else _examine(task, asked.seed, asked.time_limit)
+        of[name] = (
+            alike[0]
+            if alike
+            else checker.examine(task, seed=asked.seed, time_limit=asked.time_limit)
+        )
     ok = all(report.ok for report in of.values())
     if asked.json:
         told = {"ok": ok, "tasks": {name: report.to_dict() for name, report in of.items()}}
@@ -351,7 +357,7 @@ def _check(program: str, tasks: Mapping[str, Task], asked: Check) -> None:
             named = [name for name in of if of[name] is report]
             if len(of) > 1:
                 print(f"{', '.join(named)}:")
-            Console().print(checker.format_report(report))
+            Console().print(checker.format_report(report, asked.all))
     if any(report.stopped for report in of.values()):
         leave(1)
     sys.exit(not ok)
@@ -362,19 +368,8 @@ def _are_checked_alike(one: Task, other: Task) -> bool:
     return (
         one.environment is other.environment
         and one.network_factory == other.network_factory
+        and one.ignore_rules == other.ignore_rules
         and all(getattr(one.settings, name) == getattr(other.settings, name) for name in same)
-    )
-
-
-def _examine(task: Task, seed: int, time_limit: float) -> checker.Report:
-    return checker.examine(
-        task.environment,
-        seed=seed,
-        episode_length=task.settings.episode_length,
-        action_repeat=task.settings.action_repeat,
-        time_limit=time_limit,
-        network_factory=task.network_factory,
-        normalize_observations=task.settings.normalize_observations,
     )
 
 

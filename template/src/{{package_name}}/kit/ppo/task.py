@@ -31,9 +31,10 @@ class Task:
         `action_repeat` and `randomization_fn` by name. Training, evaluation and drawing use it;
         `kit.wrappers` has what they use if it is None.
       randomization_fn: domain randomisation, as `ppo.train` takes it. `play` does not use it.
+      ignore_rules: rules of `check` that this task breaks on purpose, such as `("episode-ends",)`.
 
     Raises:
-      UsageError: `environment` is an environment and not what makes one.
+      UsageError: `environment` is an environment and not what makes one, or `ignore_rules` is text.
     """
 
     environment: Callable[[], Env]
@@ -41,11 +42,14 @@ class Task:
     network_factory: types.NetworkFactory[PPONetworks]
     wrap_env_fn: Callable[..., Env] | None = None
     randomization_fn: Callable[..., tuple[Any, Any]] | None = None
+    ignore_rules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.environment, Env):
             made = type(self.environment).__name__
             raise UsageError(f"A task's environment is a class or function: {made}, not {made}().")
+        if isinstance(self.ignore_rules, str):
+            raise UsageError(f"ignore_rules is a tuple: ({self.ignore_rules!r},), with a comma.")
 
     def batched(
         self,
