@@ -54,7 +54,7 @@ def worker(src: Path) -> dict[str, float]:
     from my_env.kit.check import examine
 
     compiled = project.watch_compilations()
-    report = examine(task.environment(), episode_length=task.settings.episode_length)
+    report = examine(task)
     assert report.ok, report
     return {
         "check": report.seconds,

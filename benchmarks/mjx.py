@@ -37,17 +37,18 @@ def main() -> None:
     actions = jax.ShapeDtypeStruct((NUM_ENVS, 1), jnp.float32)
     report("step alone", lambda: jax.jit(jax.vmap(env.step)).lower(states, actions).compile())
     report("reset alone", lambda: jax.jit(jax.vmap(env.reset)).lower(keys).compile())
-    ppo = Task(
+    task = Task(
         environment=lambda: env,
         settings=PPOConfig(episode_length=500, num_envs=NUM_ENVS),
         network_factory=make_network_factory(Continuous(1)),
-    ).make_ppo()
+    )
+    ppo = task.make_ppo()
     seed, updates = np.uint32(0), np.int32(1)
     state = jax.eval_shape(ppo.init, seed)
     report("init", lambda: jax.jit(ppo.init).lower(seed).compile())
     report("epoch", lambda: jax.jit(ppo.epoch).lower(state, updates).compile())
     report("evaluate", lambda: jax.jit(ppo.evaluate).lower(state).compile())
-    report("check", lambda: examine(env, episode_length=500))
+    report("check", lambda: examine(task))
 
 
 def report(name: str, work: Callable[[], object]) -> None:

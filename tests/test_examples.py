@@ -80,15 +80,9 @@ def test_only_the_user_s_files_differ(
 def test_check_finds_nothing(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(example / "src"))
     package = package_of(example)
-    check, config, task = (
-        importlib.import_module(f"{package}.{name}") for name in ("kit.check", "config", "kit.task")
-    )
-    for name, value in task.tasks_in(config).items():
-        report = check.examine(
-            value.environment(),
-            episode_length=value.settings.episode_length,
-            action_repeat=value.settings.action_repeat,
-        )
+    kit, config = (importlib.import_module(f"{package}.{name}") for name in ("kit", "config"))
+    for name, value in kit.tasks_in(config).items():
+        report = kit.examine(value)
         # Random actions, which are all that `check` tries, may reach no goal: whether those of
         # acrobot do is a matter of rounding.
         found = [str(v) for v in report.violations if v.rule != "episode-ends"]

@@ -252,8 +252,8 @@ def test_the_environment_has_the_sizes_that_were_asked_for(
 @pytest.mark.parametrize("sizes", SIZES, ids=lambda sizes: "-".join(map(str, sizes.values())))
 def test_check_finds_nothing(package: Import, sizes: dict[str, Any]) -> None:
     module = package(**kind_of(sizes))
-    check = importlib.import_module(f"{module.__name__}.kit.check")
-    report = check.examine(module.MyEnv(), episode_length=100, time_limit=300)
+    config, kit = (importlib.import_module(f"{module.__name__}.{x}") for x in ("config", "kit"))
+    report = kit.examine(config.task, time_limit=300)
     assert not report.violations
     assert not report.unchecked
 

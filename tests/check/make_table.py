@@ -18,9 +18,10 @@ import jax.numpy as jnp
 from bases import Sensed
 from brax.envs.base import Env
 from brax.training.agents.ppo import train as ppo
+from checking import check_env
 from defects import DEFECTS
 from flax import linen as nn
-from kit.check import RULES, check_env
+from kit.check import RULES
 from kit.env.actions import Continuous, Discrete
 from kit.ppo.brax_trainers import enable_brax_trainers
 from kit.ppo.networks import make_network_factory

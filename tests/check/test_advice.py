@@ -11,13 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from checking import check_env
 from jax.flatten_util import ravel_pytree
-from kit.check import RULES, Violation, check_env
+from kit.check import RULES, Violation
 from kit.check.stages import Clock
 from kit.env.actions import action_space_of
-from kit.ppo.algorithm import make_ppo
 from kit.ppo.networks import make_network_factory
 from kit.ppo.settings import PPOConfig
+from kit.ppo.task import Task
 
 SOURCE = """
 import dataclasses
@@ -826,7 +827,7 @@ def assert_trains(source: str, episode_length: int) -> None:
         policy_hidden_layer_sizes=(8,),
         value_hidden_layer_sizes=(8,),
     )
-    ppo = make_ppo(env, settings, factory)
+    ppo = Task(lambda: env, settings, factory).make_ppo()
 
     def train() -> Any:
         begun = ppo.init(np.uint32(0))
@@ -890,10 +891,10 @@ def test_the_time_limit_that_is_advised_is_enough(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Clock, "over", over)
     (violation,) = check_env(environment(SOURCE), episode_length=40, time_limit=0.3)
-    assert violation.rule == "time-limit"
+    assert violation.rule == "check-finished"
     steps, limit = 0, float(violation.fix.removeprefix("check --time-limit "))
     assert check_env(environment(SOURCE), episode_length=40, time_limit=limit) == []
 
 
 def test_every_rule_has_its_advice_tested() -> None:
-    assert {rule.id for rule in RULES} - {case.rule for case in CASES} == {"time-limit"}
+    assert {rule.id for rule in RULES} - {case.rule for case in CASES} == {"check-finished"}

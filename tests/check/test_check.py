@@ -19,11 +19,13 @@ import pytest
 import table
 from bases import BASES, Base, Maze, Picture, Point, Pole, Sensed
 from brax.envs.base import Env, State
+from checking import check, check_env
 from correct import CORRECT, FOREIGN
 from defects import DEFECTS, Defect, edited, timed
 from flax import linen as nn
-from kit.check import RULES, Report, check_env, examine, format_report
+from kit.check import RULES, Report, examine, format_report
 from kit.env.actions import Continuous, Discrete, MultiDiscrete
+from kit.errors import UsageError
 from kit.ppo.networks import make_network_factory
 from rich.console import Console
 
@@ -53,7 +55,7 @@ def planted() -> list[Any]:
 def test_defect_is_caught(defect: Defect, base: type[Base]) -> None:
     # To say who holds a leaked value JAX visits all objects many times, which takes minutes after
     # many other tests.
-    report = examine(defect.plant(base)(), episode_length=LENGTH, time_limit=500)
+    report = check(defect.plant(base)(), episode_length=LENGTH, time_limit=500)
     told = "\n".join(map(str, report.violations))
     found = [v for v in report.violations if v.rule == defect.rule]
     assert found, told
@@ -72,7 +74,7 @@ def test_every_rule_has_two_defects() -> None:
     count = Counter(defect.rule for defect in DEFECTS)
     bases = {rule: {b for d in DEFECTS if d.rule == rule for b in d.bases} for rule in count}
     for rule in RULES:
-        if rule.id in ("time-limit", "is-made"):
+        if rule.id in ("check-finished", "is-made"):
             continue  # tested in processes of their own, and in tests/kit/test_mistakes.py
         if rule.severity == "error":
             assert count[rule.id] >= 2, rule.id
@@ -82,7 +84,7 @@ def test_every_rule_has_two_defects() -> None:
 
 
 def passes(env: Env, **settings: Any) -> None:
-    report = examine(env, time_limit=500, **settings)
+    report = check(env, time_limit=500, **settings)
     errors = [str(v) for v in report.violations if v.severity == "error"]
     assert not errors, "\n".join(errors)
     assert not report.unchecked
@@ -116,7 +118,7 @@ def test_defects_do_not_hide_each_other() -> None:
             info={"wind": s.info["wind"]},
         )
 
-    report = examine(edited(Point, step=step, backend=3, count=0)(), episode_length=LENGTH)
+    report = check(edited(Point, step=step, backend=3, count=0)(), episode_length=LENGTH)
     assert {v.rule for v in report.violations if v.severity == "error"} == {
         "backend",
         "reward-scalar",
@@ -178,8 +180,8 @@ def test_an_exception_without_a_message_is_reported(monkeypatch: pytest.MonkeyPa
     (violation,) = check_env(edited(Maze, step=fail)(), episode_length=LENGTH)
     assert violation.rule == "step-runs"
     assert "Unprintable" in violation.actual
-    monkeypatch.setattr("kit.check.engine.Rollout", fail)
-    report = examine(Maze(), episode_length=LENGTH)
+    monkeypatch.setattr("kit.check.engine.roll_out", fail)
+    report = check(Maze(), episode_length=LENGTH)
     assert [v.rule for v in report.violations] == ["runs-compiled"]
     assert "finite" in report.waiting
     assert not report.ok
@@ -191,7 +193,7 @@ def test_a_rule_that_fails_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
     broken = [replace(r, look=fail) if r.id == "reward-scalar" else r for r in RULES]
     monkeypatch.setattr("kit.check.engine.RULES", broken)
-    report = examine(Maze(), episode_length=LENGTH)
+    report = check(Maze(), episode_length=LENGTH)
     assert not report.violations
     assert not report.ok
     assert report.unchecked["reward-scalar"] == "could not be judged: ZeroDivisionError oh"
@@ -201,7 +203,7 @@ def test_a_rule_that_fails_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_error_is_reported_once() -> None:
     """What only follows from it is not, and the rules that wait for it take one line."""
     env = edited(Point, step=lambda self, s, g, a: s.replace(obs=s.obs.astype(jnp.int32)))()
-    report = examine(env, episode_length=LENGTH)
+    report = check(env, episode_length=LENGTH)
     assert [v.rule for v in report.violations] == ["observation-type"]
     assert report.unchecked == {}
     assert "survives-wrappers" in report.waiting
@@ -226,7 +228,7 @@ def test_an_end_that_was_not_seen_is_not_ticked() -> None:
     def step(self: Any, s: State, given: State, action: jax.Array) -> State:
         return s.replace(done=jnp.where(s.reward > 9, s.reward, 0.0).astype(jnp.float32))
 
-    report = examine(edited(Point, step=step)(), episode_length=LENGTH)
+    report = check(edited(Point, step=step)(), episode_length=LENGTH)
     assert report.ok
     assert list(report.unseen) == ["done-binary"]
     assert "?  done-binary" in printed(report)
@@ -239,7 +241,7 @@ def test_the_range_of_done_is_traced() -> None:
 
     env = edited(Point, step=step)()
     assert "done-binary" in [v.rule for v in check_env(env, episode_length=LENGTH)]
-    assert examine(Maze(), episode_length=2).unseen == {}  # its goal is not reached in two steps
+    assert check(Maze(), episode_length=2).unseen == {}  # its goal is not reached in two steps
 
 
 def test_episodes_are_as_long_as_in_training() -> None:
@@ -271,8 +273,8 @@ def test_actions_are_repeated_as_in_training() -> None:
 
 
 def test_action_spaces() -> None:
-    assert check_env(Maze(), action_space=Discrete(4), episode_length=LENGTH) == []
-    (violation,) = check_env(Maze(), action_space=Continuous(4), episode_length=LENGTH)
+    assert check_env(edited(Maze, action_space=Discrete(4))(), episode_length=LENGTH) == []
+    (violation,) = check_env(edited(Maze, action_space=Continuous(4))(), episode_length=LENGTH)
     assert violation.rule == "step-runs"
 
     class Two(Maze):
@@ -441,7 +443,7 @@ def test_an_image_of_bytes_has_to_be_scaled_by_the_encoder(
     divided_by: float, rules: list[str]
 ) -> None:
     networks = make_network_factory(Continuous(2), encoder=Encoder(divided_by))
-    report = examine(Sensed(), episode_length=LENGTH, network_factory=networks, time_limit=500)
+    report = check(Sensed(), episode_length=LENGTH, network_factory=networks, time_limit=500)
     assert [v.rule for v in report.violations] == rules
     assert not report.unchecked
     assert all("obs['pixels/view']: values of up to 25" in v.actual for v in report.violations)
@@ -461,7 +463,7 @@ def test_a_flat_image_of_0_to_255_is_seen_if_no_statistics_normalise_it() -> Non
     assert violation.rule == "input-scale"
     networks = make_network_factory(Continuous(1))
     for normalize, rules in ((True, []), (False, ["input-scale"])):
-        report = examine(
+        report = check(
             Flat(),
             episode_length=LENGTH,
             network_factory=networks,
@@ -500,7 +502,7 @@ def test_mjx_cartpole_passes_within_30_cpu_seconds(monkeypatch: pytest.MonkeyPat
     from mjx_cartpole import MjxCartPole
 
     env, start = MjxCartPole(), time.process_time()
-    report = examine(env, episode_length=1000)
+    report = check(env, episode_length=1000)
     assert report.violations == []
     assert not report.unchecked
     assert time.process_time() - start < 30
@@ -522,8 +524,8 @@ SLOW = """
 import time
 import jax, jax.numpy as jnp, numpy as np
 from bases import Point
+from checking import check
 from defects import edited
-from kit.check import examine
 
 def wait(x):
     while True:
@@ -550,7 +552,7 @@ def test_a_check_whose_time_is_up_fails_and_ends(where: str) -> None:
         f"where = {where!r}\n"
         + SLOW
         + f"""
-report = examine(edited(Point, step=step)(), episode_length=60, time_limit={limit})
+report = check(edited(Point, step=step)(), episode_length=60, time_limit={limit})
 print(report.ok, report.stopped, len(report.unchecked), report.seconds, flush=True)
 """
     )
@@ -567,8 +569,7 @@ def test_contract_tests_fail_when_the_time_is_up(tmp_path: Path) -> None:
     template = Path(__file__).parents[2] / "template" / "tests" / "test_contract.py.jinja"
     text = template.read_text().replace("from {{ package_name }} import config", "import config")
     text = text.replace("{{ package_name }}.kit", "kit")
-    repeat = "action_repeat=task.settings.action_repeat"
-    text = text.replace(repeat, f"{repeat}, time_limit=2")
+    text = text.replace("[request.param])", "[request.param], time_limit=2)")
     (tmp_path / "test_contract.py").write_text(text)
     (tmp_path / "config.py").write_text(
         "where = 'compiled'\n"
@@ -595,9 +596,9 @@ def test_a_long_episode_is_cut_short_and_that_is_an_error() -> None:
         x = jax.lax.fori_loop(0, 1_000_000, lambda i, x: jnp.sin(x) + i, s.reward)
         return s.replace(reward=s.reward + 0 * x)
 
-    report = examine(edited(Point, step=step)(), episode_length=10_000, time_limit=10)
+    report = check(edited(Point, step=step)(), episode_length=10_000, time_limit=10)
     assert not report.ok
-    assert "time-limit" in [v.rule for v in report.violations] + list(report.unchecked)
+    assert "check-finished" in [v.rule for v in report.violations] + list(report.unchecked)
 
 
 # SMALLER THINGS
@@ -616,15 +617,15 @@ def test_the_same_seed_gives_the_same_report() -> None:
     assert [v.rule for v in first] == ["finite"]
 
 
-def printed(report: Report) -> str:
+def printed(report: Report, show_all: bool = True) -> str:
     console = Console(file=io.StringIO(), width=200)
-    console.print(format_report(report))
+    console.print(format_report(report, show_all))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_report_shows_every_rule_and_every_fix() -> None:
     env = edited(Pole, step=lambda self, s, g, a: s.replace(reward=1.0, done=s.done > 0))()
-    report = examine(env, episode_length=LENGTH)
+    report = check(env, episode_length=LENGTH)
     shown = printed(report)
     assert not report.ok
     for rule in RULES:
@@ -637,9 +638,52 @@ def test_report_shows_every_rule_and_every_fix() -> None:
         assert violation.fix in shown
 
 
+def test_a_report_of_what_is_kept_is_one_line() -> None:
+    shown = printed(check(Pole(), episode_length=LENGTH), show_all=False)
+    assert re.fullmatch(rf"{len(RULES)} rules kept, [\d.]+ s\n", shown)
+
+
+def test_a_report_says_what_is_wrong_alone() -> None:
+    env = edited(Pole, step=lambda self, s, g, a: s.replace(done=s.done > 0))()
+    shown = printed(check(env, episode_length=LENGTH), show_all=False)
+    assert "✗  done-scalar" in shown
+    assert "reset-runs" not in shown
+    assert "Checked once these errors are fixed: " in shown
+    assert "1 error, " in shown.splitlines()[-1]
+
+
+def test_a_rule_that_the_task_ignores_does_not_fail() -> None:
+    """It is shown as ignored, and others that need it are judged."""
+    env = edited(Point, reset=lambda self, s, rng: s.replace(reward=jnp.ones(())))()
+    assert not check(env, episode_length=LENGTH).ok
+    ignored = ("reset-at-zero", "episode-ends")
+    report = check(env, episode_length=LENGTH, ignore_rules=ignored)
+    assert report.ok
+    assert report.violations == []
+    assert report.to_dict()["ignored"] == {
+        "reset-at-zero": "reward is 1 after 45 of 45 resets",
+        "episode-ends": "",
+    }
+    for show_all in (False, True):
+        shown = printed(report, show_all)
+        assert "-  reset-at-zero  ignored: reward is 1 after 45 of 45 resets" in shown
+        assert f"{len(RULES) - 2} rules kept, 2 rules ignored, " in shown
+
+
+def test_a_rule_to_ignore_has_to_exist() -> None:
+    with pytest.raises(UsageError, match="'episode-end', which is no rule: did you mean episode-e"):
+        check(Point(), ignore_rules=("episode-end",))
+    with pytest.raises(UsageError, match=r"a tuple: \('finite',\), with a comma"):
+        check(Point(), ignore_rules="finite")  # type: ignore[arg-type]
+
+
+def test_an_environment_alone_is_checked_as_a_task_is() -> None:
+    assert examine(Pole()).violations == examine(Pole).violations == []
+
+
 def test_report_as_json() -> None:
     env = edited(Point, backend=None)()
-    told = json.loads(json.dumps(examine(env, episode_length=LENGTH).to_dict()))
+    told = json.loads(json.dumps(check(env, episode_length=LENGTH).to_dict()))
     assert told["ok"] is False
     assert told["violations"][0]["rule"] == "backend"
     keys = {"rule", "severity", "expected", "actual", "fix", "parts"}

@@ -93,6 +93,16 @@ def test_a_curve_is_drawn(tmp_path: Path, num_seeds: int) -> None:
     assert green_alone.sum() > 100  # training episodes
 
 
+def test_each_of_up_to_six_metrics_has_a_panel(tmp_path: Path) -> None:
+    heights = []
+    for count in (0, 1, 3, 4, 6, 7):
+        own = {f"eval/episode_term_{n} [/] $\\frac$ {'x' * 60}": float(n) for n in range(count)}
+        rows = [row(steps, 0, 1.0) | own for steps in (0, 10)]
+        curve.draw(write(tmp_path / str(count), rows))
+        heights.append(len(drawn(tmp_path / str(count))))
+    assert heights[0] < heights[1] == heights[2] < heights[3] == heights[4] == heights[5]
+
+
 @pytest.mark.parametrize(
     "name",
     ["$\\frac$", "$x", "a [] _{", "曲線 \N{FIRE}", "tab\tand\x1b[31m", "x" * 200, "a\udcff"],

@@ -18,9 +18,9 @@ from kit.env.wrappers import wrap_for_evaluation
 from kit.run import folder
 from kit.tools.diagnose.diagnose import diagnose
 from kit.tools.diagnose.evidence import Evidence
-from kit.tools.diagnose.experiments import reading_of
 from kit.tools.diagnose.findings import findings, verdict
 from kit.tools.diagnose.planner import Planner
+from kit.tools.diagnose.reads import reading_of
 from kit.tools.diagnose.trials import Outcome, with_other_keys
 from toys import SPACES, Toy, toy_task
 

@@ -7,6 +7,7 @@ import io
 import math
 import os
 import re
+import resource
 import struct
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from kit.errors import UsageError
 from kit.run import display
 from kit.run.advice import advice, few_updates
 from kit.run.display import Display, Row
-from kit.run.reports import Reporter, reporters, require_extras
+from kit.run.reports import Reporter, reporters
 from PIL import Image
 from rich.console import Console
 from toys import TINY
@@ -185,6 +186,31 @@ def test_numbers_of_any_size_show_digits(x: float, shown: str) -> None:
     assert display.number(x) == shown
 
 
+# ---- evaluations --------------------------------------------------------------------------------
+
+
+def evaluation(**metrics: float) -> dict[str, float]:
+    values = {"episode_reward": -3.0, "episode_reward_std": 0.5, "avg_episode_length": 8.0}
+    values |= {f"episode_{name}": x for name, x in metrics.items()}
+    return {"steps": 1000, "seed": 0, **{f"eval/{name}": x for name, x in values.items()}}
+
+
+def test_the_environment_s_own_metrics_stand_beside_the_return() -> None:
+    shown = display.evaluation_line([evaluation(distance=1.25, success=0.5)])
+    assert re.search(
+        r"^ +1,000 steps   return +-3.00 ± 0.50 .* distance 1.25   success 0.50$", shown
+    )
+    seeds = [evaluation(distance=1.0), evaluation(distance=2.0) | {"seed": 1}]
+    assert display.evaluation_line(seeds).endswith("distance 1.50")
+
+
+def test_of_many_metrics_success_alone_is_shown() -> None:
+    many = {f"metric_{n}": float(n) for n in range(6)}
+    assert "metric_5 5.00" in display.evaluation_line([evaluation(**many)])
+    assert display.evaluation_line([evaluation(**many, success=0.5)]).endswith("success 0.50")
+    assert "metric" not in display.evaluation_line([evaluation(**many, other=0.5)])
+
+
 # ---- early advice -------------------------------------------------------------------------------
 
 
@@ -258,8 +284,8 @@ def test_nothing_is_said_of_an_ordinary_run() -> None:
     assert told([]) == told([row(0)]) == told([row(0), row(100), row(500)]) == ""
 
 
-def test_episodes_that_are_all_cut_off_are_told_after_training_began() -> None:
-    cut = {"eval_time_limit_reached": 1.0}
+def test_a_limit_that_most_episodes_reach_is_told_after_training_began() -> None:
+    cut = {"eval_time_limit_reached": 0.99}
     assert told([row(0, **cut)]) == ""
     assert told([row(0, **cut), row(100, **cut)]) == "limit"
     assert told([row(0), row(100, **cut)]) == ""  # it has learnt not to fall
@@ -269,8 +295,15 @@ def test_episodes_that_are_all_cut_off_are_told_after_training_began() -> None:
     assert "--episode-length" in text
 
 
-def test_a_limit_that_training_episodes_do_not_reach_is_long_enough() -> None:
+def test_a_task_without_an_end_of_its_own_needs_no_larger_limit() -> None:
     cut = {"eval_time_limit_reached": 1.0}
+    assert told([row(0, **cut), row(100, **cut)]) == ""
+    some = {"eval_time_limit_reached": 0.98}
+    assert told([row(0, **cut), row(100, **some)]) == "limit"
+
+
+def test_a_limit_that_training_episodes_do_not_reach_is_long_enough() -> None:
+    cut = {"eval_time_limit_reached": 0.99}
     for length, is_told in ((8.0, True), (5.0, False)):
         later = row(100, **cut, training_episode_length=length)
         assert (told([row(0, **cut), later]) == "limit") == is_told
@@ -279,14 +312,14 @@ def test_a_limit_that_training_episodes_do_not_reach_is_long_enough() -> None:
 def corridor(
     steps: int, evaluated: float, sampled: float | None, std: float = 0.0
 ) -> dict[str, float]:
-    """An evaluation whose episodes all reach the limit of 8 steps, and training beside it."""
+    """An evaluation, most of whose episodes reach the limit of 8 steps, and training beside it."""
     values = {} if sampled is None else {"training_episode_reward": sampled}
     return row(
         steps,
         eval_episode_reward=evaluated,
         eval_episode_reward_std=std,
         eval_avg_episode_length=8.0,
-        eval_time_limit_reached=1.0,
+        eval_time_limit_reached=0.99,
         **values,
     )
 
@@ -506,6 +539,22 @@ def test_a_report_that_fails_does_not_end_training(tmp_path: Path) -> None:
     assert sentence.endswith("tensorboard is no folder, but a run has a folder there: remove it.")
 
 
+def test_a_full_disk_ends_the_reports_alone(tmp_path: Path) -> None:
+    said: list[str] = []
+    reporter = reporters(tmp_path, TINY, tensorboard=True, wandb=None, say=said.append)
+    reporter.report(metrics(0, 0, 1.0))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, limits[1]))
+    try:
+        for steps in range(32, 3200, 32):
+            reporter.report(metrics(steps, 0, 1.0))
+        reporter.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (sentence,) = said
+    assert re.match("TensorBoard gets no more reports: .*File too large", sentence)
+
+
 def test_nothing_is_reported_unless_asked(tmp_path: Path) -> None:
     reporter = reporters(tmp_path, TINY, tensorboard=False, wandb=None)
     reporter.report(metrics(0, 0, 1.0))
@@ -514,25 +563,14 @@ def test_nothing_is_reported_unless_asked(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("asked", "sentence"),
-    [
-        ((True, None), "--tensorboard needs the package tensorboardX"),
-        ((False, "x"), "--wandb needs the package wandb: install the extra"),
-    ],
-)
-def test_a_missing_package_is_told(
-    asked: Any, sentence: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    # What wandb leaves where it ran looks like a package to Python.
-    (tmp_path / "wandb").mkdir()
-    (tmp_path / "tensorboardX").mkdir()
+def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "wandb").mkdir()  # wandb leaves such a folder, which looks like a package to Python
     for name in list(sys.modules):
-        if name.split(".")[0] in ("wandb", "tensorboardX"):
+        if name.split(".")[0] == "wandb":
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    with pytest.raises(UsageError, match=sentence):
-        require_extras(*asked)
+    with pytest.raises(UsageError, match="--wandb needs the package wandb: install the extra"):
+        reporters(tmp_path, TINY, tensorboard=False, wandb="x")
 
 
 class FakeRun:
@@ -678,7 +716,7 @@ def logged_offline(folder: Path) -> list[dict[str, str]]:
 def test_wandb_itself_works_offline_without_a_word(tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="the extra wandb is not installed")
     gif(tmp_path / "play.gif")
-    paths = [str(Path(display.__file__).parents[1]), str(Path(__file__).parent)]
+    paths = [str(Path(display.__file__).parents[2]), str(Path(__file__).parent)]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", WANDB_RUN, str(tmp_path)],
         env={**os.environ, "WANDB_MODE": "offline", "PYTHONPATH": os.pathsep.join(paths)},

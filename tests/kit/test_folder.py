@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import errno
-import hashlib
 import itertools
 import json
 import os
@@ -24,13 +23,11 @@ import numpy as np
 import pytest
 from brax.training.agents.ppo import networks as brax_networks
 from flax import linen as nn
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from kit.env import keys
 from kit.errors import UsageError
 from kit.ppo.state import TrainingState
 from kit.ppo.task import Task
-from kit.run import files, fingerprint, folder
+from kit.run import files, folder
 from toys import SPACES, Toy, toy_task
 
 KIT = Path(folder.__file__).parents[1]
@@ -189,8 +186,8 @@ def test_where_no_folder_can_be_made_is_told(
 ) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "nowhere").symlink_to(tmp_path / "missing")
-    assert "Not a directory" in refused(folder.make_folder, tmp_path / "file")
-    assert "file is no folder" in refused(folder.make_folder, tmp_path / "file" / "run")
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        assert "file is no folder" in refused(folder.make_folder, path)
     refused(folder.make_folder, tmp_path / "nowhere")
     assert "name too long" in refused(folder.make_folder, tmp_path / ("x" * 300))
     assert folder.make_folder(tmp_path / "a" / "b" / "c").is_dir()
@@ -234,6 +231,7 @@ def test_why_a_folder_can_t_be_used_is_told(
     assert sentence in refused(folder.make_folder)
     monkeypatch.setattr(os, "open", fails)
     assert sentence in refused(folder.lock(run).__enter__)
+    monkeypatch.setattr(Path, "open", fails)
     assert sentence in refused(folder.read_config, run)
     assert sentence in refused(folder.load_parameters, run, SHAPES)
 
@@ -244,13 +242,13 @@ import sys, time
 sys.path.insert(0, {str(KIT.parent)!r})
 from pathlib import Path
 from kit.run import files
-with files.lock(Path({str(run / ".lock")!r})) as free:
-    print(free, flush=True)
+with files.lock(Path({str(run)!r}), "busy"):
+    print("locked", flush=True)
     time.sleep(60)
 """
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
-        assert holder.stdout.readline() == b"True\n"
+        assert holder.stdout.readline() == b"locked\n"
         with pytest.raises(UsageError, match="Another process is training in"), folder.lock(run):
             pass
         holder.send_signal(signal.SIGKILL)
@@ -381,20 +379,12 @@ def put(kind: str, path: Path, outside: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind == "link":
         path.symlink_to(outside)
-    elif kind == "pipe":
-        os.mkfifo(path)
     else:
         path.touch()
 
 
-@pytest.mark.parametrize("kind", ["link", "pipe", "file"])
-@pytest.mark.parametrize(
-    "names",
-    [
-        *(["profile"], ["profile", "plugins"], ["profile", "plugins", "profile"]),
-        *(["tensorboard"], ["wandb"], ["replay"], ["checkpoints"]),
-    ],
-)
+@pytest.mark.parametrize("kind", ["link", "file"])
+@pytest.mark.parametrize("names", [["profile"], ["profile", "plugins", "profile"], ["tensorboard"]])
 def test_a_folder_for_a_library_is_one(tmp_path: Path, names: list[str], kind: str) -> None:
     run, outside = tmp_path / "run", tmp_path / "outside"
     outside.mkdir()
@@ -405,12 +395,9 @@ def test_a_folder_for_a_library_is_one(tmp_path: Path, names: list[str], kind: s
     assert not list(outside.iterdir())
 
 
-def test_a_library_finds_no_link_in_its_folder(tmp_path: Path) -> None:
+def test_folders_are_made_one_in_another(tmp_path: Path) -> None:
     made = files.folder(tmp_path, "a", "b")
     assert made == tmp_path / "a" / "b" == files.folder(tmp_path, "a", "b")
-    (made / "2026_01_01").symlink_to(tmp_path)
-    assert "2026_01_01 is a link" in refused(files.folder, tmp_path, "a", "b")
-    files.folder(tmp_path, "a", "b", own_links=True)
     with pytest.raises(files.FileError):
         files.folder(tmp_path, "a", "c" * 300)
 
@@ -419,7 +406,7 @@ def test_a_library_finds_no_link_in_its_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "resume.msgpack", "checkpoint"])
-def test_what_is_no_file_is_refused_at_once(name: str, run: Path) -> None:
+def test_what_is_no_file_or_too_large_is_refused_at_once(name: str, run: Path) -> None:
     path = run / name if name != "checkpoint" else folder.checkpoints(run)[64]
 
     def read() -> None:
@@ -427,19 +414,16 @@ def test_what_is_no_file_is_refused_at_once(name: str, run: Path) -> None:
         folder.load_resume(run, WHOLE)
         folder.load_parameters(run, SHAPES)
 
-    path.rename(run / "kept")
-    for make in (
-        lambda: path.symlink_to("/dev/zero"),
-        lambda: path.symlink_to(run / "kept"),
-        lambda: path.symlink_to(path),
-        lambda: os.mkfifo(path),
-    ):
-        make()
-        assert "is a link, a folder or a device" in refused(read)
+    size = path.stat().st_size
+    path.unlink()
+    if name != "metrics.jsonl":  # which may have more than 4 GB
+        path.symlink_to("/dev/zero")
+        assert "that are expected there" in refused(read)
         path.unlink()
     with path.open("wb") as file:
         file.truncate(2**40)  # takes no room on the disk
-    assert "1,099,511,627,776 bytes" in refused(read)
+    assert "that are expected there: restore it" in refused(read)
+    assert size < 2**20
 
 
 def test_stray_files_are_no_checkpoints(run: Path) -> None:
@@ -472,17 +456,11 @@ def edit(run: Path, change: Callable[[Any], Any]) -> None:
     ("change", "sentence"),
     [
         (lambda saved: saved["settings"].update(num_envs=3), "num_envs is 3"),
-        (lambda saved: saved["settings"].update(shell="rm"), "there is no setting shell"),
+        (lambda saved: saved["settings"].update(shell="rm"), "shell"),
         (lambda saved: saved["settings"].pop("episode_length"), "episode_length"),
-        (lambda saved: saved["settings"].update(episode_length=10**8), "episode_length"),
-        (lambda saved: saved["settings"].update(learning_rate=float("nan")), "learning_rate"),
-        (lambda saved: saved["settings"].update(seed=10**400), "more than 19 digits"),
-        (lambda saved: saved["settings"].update(entropy_cost=10**10), "which is too large"),
-        (lambda saved: saved["versions"].update(jax=1), "versions are not all strings"),
-        (lambda saved: saved.update(task={"class": "x"}), "task is not a string"),
-        (lambda saved: saved.pop("settings"), "settings is not an object"),
-        (lambda saved: saved.update(observation="\x1b[31m"), "observation is neither"),
-        (lambda saved: saved.update(versions=[]), "versions is not an object"),
+        (lambda saved: saved["settings"].update(learning_rate="x"), "a plain Python number"),
+        (lambda saved: saved.pop("settings"), "it has no settings"),
+        (lambda saved: saved.update(settings=[]), "config.json is damaged"),
     ],
 )
 def test_what_is_wrong_with_config_json_is_told(run: Path, change: Any, sentence: str) -> None:
@@ -495,9 +473,8 @@ def test_what_is_wrong_with_config_json_is_told(run: Path, change: Any, sentence
 @pytest.mark.parametrize(
     "data",
     [
-        *(b"", b"{", b"null", b"NaN", b"1" * 5000, b"[" * 100_000, b'{"a":' * 100_000),
-        *("{}".encode("utf-16"), b"\xef\xbb\xbf{}", b"\xff\xfe\x00", b'"\xe9"', b"\0" * 512),
-        b" " * 2_000_000,
+        *(b"", b"{", b"null", b"NaN", b"1" * 5000, b"{}"),
+        *("{}".encode("utf-16"), b"\xff\xfe\x00", b'"\xe9"', b"\0" * 512, b" " * 2_000_000),
     ],
     ids=lambda data: repr(data[:5]),
 )
@@ -506,57 +483,11 @@ def test_a_config_that_is_not_json_is_one_sentence(run: Path, data: bytes) -> No
     refused(folder.read_config, run)
 
 
-SAVED = {
-    "task": "task",
-    "settings": dataclasses.asdict(TASK.settings),
-    "num_devices": 1,
-    **fingerprint.describe(TASK.environment(), TASK.make_ppo()),
-}
-PLACES = [(key,) for key in SAVED] + [
-    (key, inner) for key in ("settings", "versions") for inner in SAVED[key]
-]
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
-    max_leaves=5,
-)
-LARGE = st.sampled_from([10**7, 10**8, 10**18, 10**30, 1e300, -1, 0, 2**31, 2**32])
-
-
-@settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(place=st.sampled_from(PLACES), value=JSON | LARGE)
-def test_any_edit_of_config_json_is_read_or_told(
-    place: tuple[str, ...], value: Any, tmp_path: Path
-) -> None:
-    saved = json.loads(json.dumps(SAVED))
-    inner = saved
-    for key in place[:-1]:
-        inner = inner[key]
-    inner[place[-1]] = value
-    (tmp_path / "config.json").write_text(json.dumps(saved))
-    said = ""
-    try:
-        folder.read_config(tmp_path)
-        folder.refuse_other_sizes(tmp_path, Toy())
-        changes_since(tmp_path, TASK)
-        folder.load_policy(tmp_path, {"task": TASK})
-    except UsageError as error:
-        said = str(error)
-    assert len(said) < 1000
-
-
 def test_what_differs_from_the_saved_run_is_said(run: Path) -> None:
     said = refused(folder.load_policy, run, toy_task(SPACES["discrete"]))
     assert "action_space Continuous(size=2), but the environment has Discrete(size=3) now" in said
     said = refused(folder.load_policy, run, toy_task(observe=lambda x: jnp.stack([x, x, x])))
     assert "observation [2], but the environment has [3]" in said
-    edit(run, lambda saved: saved.update(observation={"\x1b[31m": [2]}, action_space="\x1b[31m"))
-    refused(folder.load_policy, run, TASK)
-    edit(run, lambda saved: saved.update(observation=[2]))
-    refused(folder.load_policy, run, TASK)
-    edit(run, lambda saved: saved.update(action_space=fingerprint.sizes(Toy())["action_space"]))
     wider = dataclasses.replace(TASK.network_factory, policy_hidden_layer_sizes=(9,))
     said = refused(folder.load_policy, run, dataclasses.replace(TASK, network_factory=wider))
     assert "params.policy" in said
@@ -620,22 +551,8 @@ def test_where_a_function_lies_in_memory_makes_no_difference(tmp_path: Path) -> 
 def test_lines_that_are_no_rows_are_left_out(run: Path) -> None:
     whole = folder.read_metrics(run)
     path = run / "metrics.jsonl"
-    assert all(row(0, 0.0).keys() <= found.keys() for found in whole)
-    odd: list[dict[str, Any]] = [{"seed": None}, {"steps": 1.5}, {"steps": True}, {"x": "y"}]
-    path.write_bytes(
-        path.read_bytes()
-        + b'null\n3\n[1]\n"steps"\n\n{}\n{"steps": 96}\n{"steps": "96", "seed": 0}\n\xff\xfe\n'
-        + b"[" * 100_000
-        + b"\n"
-        + b"".join(json.dumps(row(96, 0.0) | change).encode() + b"\n" for change in odd)
-        + b"".join(
-            json.dumps({k: x for k, x in row(96, 0.0).items() if k != missing}).encode() + b"\n"
-            for missing in row(96, 0.0)
-        )
-        + b'{"steps": 1e999, "seed": 0, "eval/episode_reward": 1}\n'
-        + b'{"steps": 96, "seed": 0, "eval/episode_reward": %s}\n' % (b"1" * 400)
-        + b'{"steps": 96, "seed": 0, "eval/epi'
-    )
+    odd = b'null\n3\n[1]\n"steps"\n\n{}\n{"steps": 96}\n\xff\xfe\n{"steps": 96, "seed": 0, "ev'
+    path.write_bytes(path.read_bytes() + odd)
     assert folder.read_metrics(run) == whole
     folder.append_metrics(run, [row(96, 0.5)])
     assert folder.read_metrics(run) == [*whole, row(96, 0.5)]
@@ -654,17 +571,6 @@ def test_rows_of_other_seeds_are_left_out(several: Path) -> None:
     folder.append_metrics(several, [row(96, 99.0, seed=seed) for seed in (0, 4, 8, 20_000)])
     assert folder.read_metrics(several) == whole
     assert folder.best(several) == (32, 6)
-
-
-def test_a_run_never_refuses_its_own_metrics(tmp_path: Path) -> None:
-    """This one has 300 MB, as after 1000 evaluations of 256 seeds."""
-    write_config(tmp_path, TASK)
-    padding = b"-" * 2**20 + b"\n"
-    with (tmp_path / "metrics.jsonl").open("wb") as file:
-        for steps in range(300):
-            file.write(padding + json.dumps(row(steps, 0.0)).encode() + b"\n")
-    assert [r["steps"] for r in folder.read_metrics(tmp_path)] == list(range(300))
-    (tmp_path / "metrics.jsonl").unlink()
 
 
 def test_a_run_without_metrics_has_no_rows(tmp_path: Path) -> None:
@@ -715,7 +621,7 @@ def test_a_typed_key_is_saved_and_read(run: Path) -> None:
 
 def damages(data: bytes) -> Iterator[bytes]:
     rng = np.random.default_rng(0)
-    for position in rng.integers(len(data), size=60):
+    for position in rng.integers(len(data), size=20):
         flipped = data[position] ^ (1 << rng.integers(8))
         yield data[:position] + bytes([flipped]) + data[position + 1 :]
         yield data[:position]
@@ -723,15 +629,6 @@ def damages(data: bytes) -> Iterator[bytes]:
             zeros = bytes(len(data[position : position + 64]))
             yield data[:position] + zeros + data[position + 64 :]
     yield data + b"\0"
-
-
-@pytest.mark.parametrize("name", ["{b}", "{", "%s", "{0.__class__}"])
-def test_damage_is_told_whatever_the_folder_is_called(name: str, run: Path) -> None:
-    run = run.rename(run.parent / name)
-    path = folder.checkpoints(run)[64]
-    for data in (b"", *(hashlib.sha256(x).digest() + x for x in (b"\xc1", b"\xc0"))):
-        path.write_bytes(data)
-        assert f"{path} is damaged" in refused(folder.load_parameters, run, SHAPES)
 
 
 def test_any_damage_is_told_with_what_to_do(run: Path) -> None:
@@ -755,34 +652,6 @@ def test_any_damage_is_told_with_what_to_do(run: Path) -> None:
         load()
     newest.unlink()
     same(folder.load_parameters(run, SHAPES).params, state_of(32).params)
-
-
-@pytest.mark.parametrize("content", [[], [1, 2], 3, None, "text", {}], ids=str)
-def test_a_checkpoint_without_arrays_is_refused(content: Any, run: Path) -> None:
-    refuse_content(run, flax.serialization.msgpack_serialize(content))
-
-
-@pytest.mark.parametrize(
-    "value", [[1, 2], 3, "x", None, {}, np.float32(3), np.zeros((), complex), np.zeros(9)], ids=str
-)
-def test_a_checkpoint_with_something_else_for_an_array_is_refused(value: Any, run: Path) -> None:
-    arrays = flax.serialization.msgpack_restore(folder.checkpoints(run)[64].read_bytes()[32:])
-    arrays[next(iter(arrays))] = value
-    refuse_content(run, flax.serialization.msgpack_serialize(arrays))
-
-
-@pytest.mark.parametrize(
-    "data",
-    [b"", b"\xc1", b"\xdd\xff\xff\xff\xff", b"\x91" * 100_000, b"\xc7\x03\x01\x93\x00\x00"],
-    ids=lambda data: data[:5].hex(),
-)
-def test_a_checkpoint_that_is_not_msgpack_is_refused(data: bytes, run: Path) -> None:
-    refuse_content(run, data)
-
-
-def refuse_content(run: Path, data: bytes) -> None:
-    folder.checkpoints(run)[64].write_bytes(hashlib.sha256(data).digest() + data)
-    refused(folder.load_parameters, run, SHAPES)
 
 
 def test_a_run_that_stopped_before_it_saved_starts_from_its_seed(run: Path) -> None:

@@ -1,7 +1,6 @@
 """The file in which a search is kept, whatever happens to it."""
 
 import json
-import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ STRUCTURES = [Structure("large", True, True), Structure("small", False, False)]
 
 
 def empty() -> Ladder:
-    return Ladder(STRUCTURES, RANGES, 4, 0, None)
+    return Ladder(STRUCTURES, 4, 0, None)
 
 
 def curves(members: int, steps: int) -> dict[str, Any]:
@@ -130,24 +129,11 @@ def test_damage_ends_in_a_sentence(
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "null", "[]", "{", "{}", "NaN", '"a"', "[" * 100_000, "9" * 5000, "\x00\ufffe"),
-        '{"num_timesteps": 0}',
+        *("", "null", "[]", "{", "{}", '"a"', "9" * 5000, "\x00\ufffe"),
         '{"num_timesteps": 1e3}',
-        '{"num_timesteps": 1' + "0" * 30 + "}",
         '{"own": null}',
-        '{"own": {"steps": [1], "returns": []}}',
-        '{"own": {"steps": [1], "returns": [[]]}}',
         '{"own": {"steps": [1, 2], "returns": [[1], [1, 2]]}}',
-        '{"own": {"steps": [1' + "0" * 30 + '], "returns": [[1]]}}',
-        '{"own": {"steps": [320, 641], "returns": [[1], [2]]}}',
-        '{"own": {"steps": "ab", "returns": {"a": 1}}}',
-        '{"structure": ["large", true, true], "numbers": []}',
-        '{"structure": ["large", true, true], "numbers": [{}]}',
         '{"structure": ["large", true, true], "numbers": 3}',
-        '{"structure": ["none", true, true], "numbers": [{}]}',
-        '{"structure": [[]], "numbers": [{}]}',
-        '{"round": 0, "found": {"steps": [640], "returns": [[1]]}, "go_on": [0]}',
-        '{"round": -1, "found": {"steps": [640], "returns": [[1]]}, "go_on": []}',
         '{"round": 9, "found": {"steps": [640], "returns": [[1]]}, "go_on": []}',
     ],
 )
@@ -165,15 +151,11 @@ def test_another_search_under_its_name_is_refused(path: Path) -> None:
         read(other)
 
 
-def test_what_is_no_regular_file_is_refused(
+def test_a_file_that_can_not_be_a_journal_is_refused(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    link, fifo = tmp_path / "link.jsonl", tmp_path / "fifo.jsonl"
-    link.symlink_to(path)
-    os.mkfifo(fifo)
-    for place in (link, fifo, tmp_path):
-        with pytest.raises(UsageError, match=r"is a link, a folder or a device|can't be read"):
-            read(place)
+    with pytest.raises(UsageError, match="can't be read"):
+        read(tmp_path)
     monkeypatch.setattr(journal, "MAX_BYTES", 1000)
-    with pytest.raises(UsageError, match="at most 1,000 are expected"):
+    with pytest.raises(UsageError, match="more than the 1,000 bytes that are expected"):
         read(path)

@@ -266,6 +266,29 @@ def test_check_names_the_space_to_use(capsys: pytest.CaptureFixture[str]) -> Non
 # SEVERAL TASKS
 
 
+def test_check_prints_what_is_wrong_and_with_all_every_rule(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Bare(Toy):
+        backend: Any = 3  # an error, so that no episodes are run
+
+    code, out, _ = command(capsys, config(task=Bare), "check")
+    assert code == 1
+    assert "backend is 3, a int" in out
+    assert "reset-runs" not in out
+    code, out, _ = command(capsys, config(task=Bare), "check", "--all")
+    assert code == 1
+    assert "reset-runs" in out
+
+
+def test_a_rule_to_ignore_that_does_not_exist_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = config(task=Toy)
+    tasks.task = dataclasses.replace(tasks.task, ignore_rules=("finit",))
+    code, _, err = command(capsys, tasks, "check")
+    assert code == 2
+    assert err == "ignore_rules names 'finit', which is no rule: did you mean finite?\n"
+
+
 def test_all_tasks_are_checked_and_those_that_are_alike_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -98,9 +98,8 @@ def search(
 
 def known(folder: Path, task: Task = TASK) -> Ladder:
     """What is kept of the only search in the folder."""
-    members, structures = searching._structures(task)
-    ranges = {name: ladder.RANGES[name] for name in NUMBERS}
-    found = Ladder(structures, ranges, members, task.settings.seed, None)
+    members, structures = searching.members_and_structures(task)
+    found = Ladder(structures, members, task.settings.seed, None)
     (path,) = folder.glob("*.jsonl")
     Journal(path, found.add)
     return found
@@ -414,7 +413,7 @@ def test_structures_that_take_too_much_of_the_time_are_left_out(
 def test_one_process_at_a_time_searches_in_a_folder(tmp_path: Path) -> None:
     here = tmp_path / "it"
     search(here)
-    with files.lock(here / ".lock"):
+    with files.lock(here, "busy"):
         with pytest.raises(UsageError, match="Another process searches in"):
             search(here)
         shown, _ = search(here, 0)
@@ -535,11 +534,11 @@ def test_mistakes_get_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_large_observations_have_fewer_members_and_no_larger_batches() -> None:
     wide = toy_task(observe=lambda x: jnp.full(100_000, x), num_envs=1, batch_size=1)
-    members, structures = searching._structures(wide)
+    members, structures = searching.members_and_structures(wide)
     assert members == searching.MEMBERS
     assert {x.batches for x in structures} == {"own"}
     wider = dataclasses.replace(wide, settings=dataclasses.replace(wide.settings, batch_size=512))
-    assert searching._structures(wider)[0] == 4
+    assert searching.members_and_structures(wider)[0] == 4
 
 
 def test_the_value_starts_at_the_best_constant_only_where_observations_are_normalised() -> None:
@@ -547,7 +546,7 @@ def test_the_value_starts_at_the_best_constant_only_where_observations_are_norma
     assert own.normalize_observations
     found = [
         dataclasses.replace(own, **x.settings())
-        for x in searching._structures(toy_task(init_value_from_rollouts=False))[1]
+        for x in searching.members_and_structures(toy_task(init_value_from_rollouts=False))[1]
     ]
     pairs = [(x.normalize_observations, x.init_value_from_rollouts) for x in found if x != own]
     assert set(pairs) == {(True, True), (False, False)}

@@ -1,6 +1,7 @@
 """A small environment for the unit tests of the kit, with any observation and any actions."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -108,6 +109,7 @@ OBSERVATIONS: dict[str, Callable[[jax.Array], Any]] = {
 }
 
 
+@functools.cache
 def toy_task(
     action_space: ActionSpace = SPACES["continuous"],
     observe: Callable[[jax.Array], Any] = OBSERVATIONS["flat"],

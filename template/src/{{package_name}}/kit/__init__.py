@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .check import RULES as RULES  # the rules of `check`
     from .check import Report as Report  # what `examine` gives
-    from .check import check_env as check_env  # what is wrong with an environment
-    from .check import examine as examine  # the same, rule by rule
+    from .check import examine as examine  # checks a task or an environment
     from .env.actions import Continuous as Continuous  # actions: n numbers in [-1, 1]
     from .env.actions import Discrete as Discrete  # one of n choices
     from .env.actions import MultiDiscrete as MultiDiscrete  # several choices at once
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from .tools.compare import compare as compare  # an environment beside the one that it ports
 
 _NAMES = {
-    "check": ("RULES", "Report", "check_env", "examine"),
+    "check": ("RULES", "Report", "examine"),
     "env.actions": ("Continuous", "Discrete", "MultiDiscrete", "action_space_of"),
     "env.episodes": ("Policy", "random_policy"),
     "env.frames": ("FrameStack",),

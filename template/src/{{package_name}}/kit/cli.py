@@ -145,6 +145,7 @@ def _blame(error: Exception, job: Job | None) -> None:
     """Ends the process if the user's code raised `error`, or if `check` finds what is wrong."""
     import jax
 
+    from .check import examine
     from .check.advice import fix_of
 
     text = str(error)
@@ -167,7 +168,7 @@ def _blame(error: Exception, job: Job | None) -> None:
             lines += ["JAX_TRACEBACK_FILTERING=off shows the whole traceback."]
         _fail(2, *lines)
     if job:
-        found = _examine(job.task, seed=0, time_limit=60.0)
+        found = examine(dataclasses.replace(job.task, ignore_rules=()))
         if found.violations and not found.ok:
             what = f"{fail.message}. The environment is at fault: {found.violations[0]}"
             _fail(2, what, first)
@@ -186,16 +187,17 @@ def _fail(code: int, *lines: str) -> NoReturn:
 def _check(job: Job, asked: Check) -> None:
     from rich.console import Console
 
-    from .check import format_report
+    from .check import examine, format_report
 
     tasks = job.tasks if asked.task is None else {job.name: job.task}
     # Tasks that differ in training alone have one report.
     of: dict[str, Report] = {}
     for name, task in tasks.items():
-        what = _what_is_checked(task)
-        alike = [of[other] for other in of if _what_is_checked(tasks[other]) == what]
+        alike = [
+            of[other] for other in of if _what_is_checked(tasks[other]) == _what_is_checked(task)
+        ]
         of[name] = (
-            alike[0] if alike else _examine(task, seed=asked.seed, time_limit=asked.time_limit)
+            alike[0] if alike else examine(task, seed=asked.seed, time_limit=asked.time_limit)
         )
     ok = all(report.ok for report in of.values())
     if asked.json:
@@ -205,26 +207,18 @@ def _check(job: Job, asked: Check) -> None:
         for report in {id(report): report for report in of.values()}.values():
             if len(of) > 1:
                 print(f"{', '.join(name for name in of if of[name] is report)}:")
-            Console().print(format_report(report))
+            Console().print(format_report(report, asked.all))
     if any(report.stopped for report in of.values()):
         leave(1)
     sys.exit(not ok)
 
 
-def _examine(task: "Task", **how: Any) -> "Report":
-    from .check import examine
-
-    return examine(**_what_is_checked(task), **how)
-
-
-def _what_is_checked(task: "Task") -> dict[str, Any]:
-    """The arguments of `examine` that differ between tasks."""
+def _what_is_checked(task: "Task") -> list[Any]:
     settings = ("episode_length", "action_repeat", "normalize_observations")
-    return {
-        "env": task.environment,
-        "network_factory": task.network_factory,
-        **{name: getattr(task.settings, name) for name in settings},
-    }
+    return [
+        *(task.environment, task.network_factory, task.ignore_rules),
+        *(getattr(task.settings, name) for name in settings),
+    ]
 
 
 def _train(job: Job, asked: Train) -> None:

@@ -30,7 +30,7 @@ from .bounds import (
 )
 from .ppo.settings import PPOConfig
 from .run.files import printable
-from .run.options import DEFAULTS, Options
+from .run.options import Options
 
 
 def _without_default(metavar: str | None = None) -> Any:
@@ -71,6 +71,8 @@ class Check:
     """Which task of config.py; all by default."""
     json: bool = False
     """Print JSON: "ok", and a report for each task by its name."""
+    all: bool = False
+    """Print every rule, and not only what is wrong."""
     seed: Annotated[int, SEED] = 0
     """Seed of all keys and actions."""
     time_limit: Annotated[float, SECONDS] = 60.0
@@ -88,7 +90,7 @@ class Train:
     task: TaskName = None
     """Which task of config.py; the first one by default."""
     settings: dict[str, Any] = field(default_factory=dict)  # those that are given
-    options: Options = DEFAULTS
+    options: Options = field(default_factory=Options)
     run_dir: Path | None = None
     """The folder to make; runs/<date and time> by default."""
     resume: Path | None = None

@@ -4,6 +4,7 @@ The environment is traced, which finds most, and then run for whole episodes. It
 """
 
 from . import form, purity, episodes, scale  # noqa: F401, I001  the order of RULES
-from .engine import RULES, Report, Rule, Violation, check_env, examine, format_report
+from .engine import RULES, Report, Rule, Violation, examine
+from .report import format_report
 
-__all__ = ["RULES", "Report", "Rule", "Violation", "check_env", "examine", "format_report"]
+__all__ = ["RULES", "Report", "Rule", "Violation", "examine", "format_report"]

@@ -1,40 +1,42 @@
 """What to write instead of Python that needs the number of a traced value.
 
-`TABLE` has a row for each kind of error and piece of Python. JAX raises the error; which piece of
-Python it was is read from the user's source.
+`TABLE` has the kinds of errors and the patterns of code that raise them. JAX raises the error; the
+code that did so is read from the user's source.
 """
 
 import ast
 import linecache
 import re
-from copy import deepcopy
+from collections.abc import Callable
+from itertools import takewhile
 from traceback import FrameSummary
 from typing import Any
 
 import jax
 
 from ..errors import Failure, text_of
-from .rewrite import Above, Fix, branch, code, expression, loop, rewritten
+from .rewrite import Row, applied, matched, parsed, rewritten, rows, with_jnp
+
+Nodes = list[ast.AST]  # the code that a line is about, from the inside out, up to its statement
 
 
 def fix_of(fail: Failure) -> str:
     """Code, or a sentence, that repairs what failed."""
     text, frame = text_of(fail.error), fail.frames[-1] if fail.frames else None
-    rows = [row for row in TABLE if isinstance(fail.error, row[0]) and re.search(row[1], text)]
-    pieces = _pieces(frame) if frame else []
-    for i, piece in enumerate(pieces):
-        for _, _, kind, fix in rows:
-            if isinstance(piece, kind) and (found := fix(piece, pieces[i + 1 :])):
+    nodes = _nodes_at(frame) if frame else []
+    for error, says, fixes in TABLE:
+        match = isinstance(fail.error, error) and re.search(says, text)
+        for fix in fixes if match and nodes else ():
+            if found := fix(nodes) if callable(fix) else _first(fix, nodes):
                 return found
-    for error, says, fix_text in WITHOUT_CODE:
+    for error, says, sentence in SENTENCES:
         if isinstance(fail.error, error) and (match := re.search(says, text)):
-            return match.expand(fix_text)
+            return match.expand(sentence)
     line = frame.line if frame else ""
     return f"correct {fail.where}" + (f": {line}" if line else "")
 
 
-def _pieces(frame: FrameSummary) -> Above:
-    """The code that a line of a traceback is about, from the inside out, up to its statement."""
+def _nodes_at(frame: FrameSummary) -> Nodes:
     try:
         tree = ast.parse("".join(linecache.getlines(frame.filename)))
     except (SyntaxError, ValueError):
@@ -42,7 +44,7 @@ def _pieces(frame: FrameSummary) -> Above:
     begin = (frame.lineno, frame.colno or 0)
     end = (frame.end_lineno or frame.lineno, frame.end_colno or 0)
 
-    def within(node: Any) -> Above:
+    def within(node: Any) -> Nodes:
         child: Any
         for child in ast.iter_child_nodes(node):
             placed = hasattr(child, "lineno")
@@ -61,264 +63,136 @@ def _pieces(frame: FrameSummary) -> Above:
     return found[: last + 1]
 
 
-# INDEXES AND SIZES
+def _first(row: Row, nodes: Nodes) -> str | None:
+    return next((fix for node in nodes if (fix := applied(row, node))), None)
 
 
-def _index(node: ast.Subscript) -> str:
-    """What stands in the brackets."""
-    text = ast.unparse(node.slice)
-    many = isinstance(node.slice, ast.Tuple) and len(node.slice.elts) > 1
-    return text[1:-1] if many and text.startswith("(") else text
+def innermost(nodes: Nodes) -> str | None:
+    """The code that raised the error, with functions of jnp."""
+    return rewritten(nodes[0]) if isinstance(nodes[0], ast.expr) else None
 
 
-def table(node: ast.Subscript, above: Above) -> str:
-    """A list, a tuple or a NumPy array that is indexed by a traced number."""
-    base, index = ast.unparse(node.value), _index(node)
-    if isinstance(node.ctx, ast.Store):
-        return _put(node, above, f"jnp.asarray({base})")
-    if isinstance(node.slice, ast.Slice):
-        return _cut(node.slice, f"jnp.asarray({base})")
-    return f"jnp.asarray({base})[{index}]  # instead of {ast.unparse(node)}"
+# What branches on a traced value, and loops over one.
+IF_ELSE: Row = ("if C: X = A\nelse: X = B", "X = jnp.where(C, A, B)  # instead of `if`")
+STATEMENTS = rows("""
+if C: X = A -> X = jnp.where(C, A, X)  # instead of `if`
+while C: X = A -> X = jax.lax.while_loop(lambda X: C, lambda X: A, X)  # instead of `while`
+for I in range(N): X = A -> X = jax.lax.fori_loop(0, N, lambda I, X: A, X)  # instead of `for`
+for I in range(B, N): X = A -> X = jax.lax.fori_loop(B, N, lambda I, X: A, X)  # instead of `for`
+""")
+IN_WORDS: dict[type, str] = {
+    ast.Assert: "remove `{code}`: a traced value has no number yet; assert in a test instead",
+    ast.While: "x = jax.lax.while_loop(lambda x: condition, body, x)  # x: a tuple of all that the "
+    "loop changes, which body takes and returns",
+    ast.For: "x = jax.lax.fori_loop(0, n, body, x)  # body(i, x): x is a tuple of all that the "
+    "loop changes",
+    ast.Match: "jax.lax.switch({subject}, [lambda: a, lambda: b])  # instead of `match`",
+}
+COMPREHENSION = "jnp.where(condition, x, 0)  # a mask: how many elements remain can't be traced"
 
 
-def index(node: ast.Call, above: Above) -> str | None:
-    """int(t) as an index."""
-    outside: Any = above[0]
-    indexes = isinstance(outside, ast.Subscript) and node is outside.slice
-    if not indexes or ast.unparse(node.func) != "int":
+def branch(nodes: Nodes) -> str | None:
+    """The statement, or the outermost expression, that branches on a traced value."""
+    if isinstance(nodes[-1], ast.If | ast.While | ast.Assert | ast.Match):
+        return _statement(nodes[-1])
+    if any(isinstance(x, ast.comprehension) for x in nodes):
+        return COMPREHENSION
+    kinds = (ast.BoolOp, ast.UnaryOp, ast.IfExp, ast.Compare)
+    return innermost([[nodes[0], *takewhile(lambda x: isinstance(x, kinds), nodes[1:])][-1]])
+
+
+def loop(nodes: Nodes) -> str | None:
+    """A loop whose length is traced."""
+    if matched("range(...)", nodes[0]) is None:
         return None
-    base, i = ast.unparse(outside.value), ast.unparse(node.args[0])
-    return f"jnp.asarray({base})[{i}]  # instead of {ast.unparse(outside)}"
+    return _statement(nodes[-1]) if isinstance(nodes[-1], ast.For) else IN_WORDS[ast.For]
 
 
-def cut(node: ast.Subscript, above: Above) -> str:
-    """A slice whose bounds are traced."""
-    base = ast.unparse(node.value)
-    if isinstance(node.slice, ast.Slice):
-        return _cut(node.slice, base)
-    return f"jax.lax.dynamic_slice({base}, starts, sizes)  # sizes that are constants"
+def _statement(node: Any) -> str:
+    if found := next((x for row in (IF_ELSE, *STATEMENTS) if (x := applied(row, node))), None):
+        return found
+    if not isinstance(node, ast.If):
+        subject = ast.unparse(getattr(node, "subject", node))
+        return IN_WORDS[type(node)].format(code=ast.unparse(node), subject=subject)
+    test = ast.unparse(with_jnp(node.test))
+    if isinstance(node.body[0], ast.Return):
+        return (
+            f"jax.tree.map(lambda a, b: jnp.where({test}, a, b), a, b)  # instead of `if`: a is "
+            "what is returned where it holds, b what is returned elsewhere"
+        )
+    found = [matched("X = A", x) for x in (*node.body, *node.orelse)]
+    names = dict.fromkeys(ast.unparse(x["X"]) for x in found if x)
+    which = ", ".join(names) or "what it changes"
+    return f"jnp.where({test}, a, b)  # instead of `if`, for each of {which}"
 
 
-def _cut(index: ast.Slice, base: str) -> str:
-    lower = ast.unparse(index.lower) if index.lower else None
-    plus = index.upper if isinstance(index.upper, ast.BinOp) else None
-    if lower and plus and isinstance(plus.op, ast.Add) and ast.unparse(plus.left) == lower:
-        return f"jax.lax.dynamic_slice_in_dim({base}, {lower}, {ast.unparse(plus.right)})"
-    return f"jnp.where({_inside(index, base)}, {base}, 0)  # a mask: its size is a constant"
+OPERATORS = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide", "**": "power"}
+BY_MASK: list[Row] = [
+    *((f"A[M] = A[M] {sign} V", f"A = jnp.where(M, A {sign} V, A)") for sign in OPERATORS),
+    ("A[M] = V", "A = jnp.where(M, V, A)"),
+]
+FIELD = rows("A.Y = V -> A = A.replace(Y=V)")
+PUT = [*BY_MASK, *rows("A[K] = V -> A = {**A, K: V}\nA[I] = V -> A = A.at[I].set(V)"), *FIELD]
+PUT_INTO_NUMPY = [*BY_MASK, *rows("A[I] = V -> A = jnp.asarray(A).at[I].set(V)")]
 
 
-def _inside(index: ast.Slice, base: str) -> str:
-    """The mask of a slice."""
-    count = f"jnp.arange(len({base}))"
-    bounds = ((index.lower, ">="), (index.upper, "<"))
-    found = [f"{count} {sign} {ast.unparse(x)}" for x, sign in bounds if x]
-    return found[0] if len(found) == 1 else f"({found[0]}) & ({found[1]})"
+def assignment(rows: list[Row]) -> Callable[[Nodes], str | None]:
+    """To elements of an array, or to a field of a frozen class."""
 
-
-def masked(node: ast.Subscript, above: Above) -> str:
-    """A selection by a traced mask."""
-    base, mask = ast.unparse(node.value), _index(node)
-    if isinstance(above[-1], ast.AugAssign) and node is above[-1].target:
-        return put(node, above)
-    call = above[0] if isinstance(above[0], ast.Call) and above[0].args == [node] else None
-    name = ast.unparse(call.func).split(".")[-1] if call else ""
-    if name == "len":
-        return f"jnp.sum({mask})  # instead of {ast.unparse(above[0])}"
-    if name in ("sum", "mean", "std", "var", "prod"):
-        return f"jnp.{name}({base}, where={mask})"
-    if name in ("max", "min"):
-        initial = "-jnp.inf" if name == "max" else "jnp.inf"
-        return f"jnp.{name}({base}, where={mask}, initial={initial})"
-    return f"jnp.where({mask}, {base}, 0)  # a mask: its size is a constant"
-
-
-OPERATIONS = {ast.Add: "add", ast.Mult: "multiply", ast.Div: "divide", ast.Pow: "power"}
-
-
-def put(node: ast.Subscript, above: Above) -> str:
-    """An assignment to an element of an array."""
-    return _put(node, above, ast.unparse(node.value))
-
-
-def _put(node: ast.Subscript, above: Above, base: str) -> str:
-    statement: Any = above[-1]
-    operation = statement.op if isinstance(statement, ast.AugAssign) else None
-    value = getattr(statement, "value", None) or ast.Name("value")
-    changed = _updated(base, node, operation, value)
-    if isinstance(node.value, ast.Name):
-        return f"{node.value.id} = {changed}"
-    return f"x = {changed}  # and return x in state.replace(...)"
-
-
-def _updated(base: str, element: ast.Subscript, operation: Any, value: ast.expr) -> str:
-    """An array with a new value in some of its elements."""
-    index = element.slice
-    new = ast.unparse(ast.BinOp(element, operation, value) if operation else value)
-    mask = ast.unparse(index) if _is_mask(index) else None
-    if isinstance(index, ast.Slice) and not _is_constant(index):
-        mask = _inside(index, base)
-    if mask:
-        new = f"{base} {new.removeprefix(ast.unparse(element))}" if operation else new
-        return f"jnp.where({mask}, {new}, {base})"
-    if operation and type(operation) in OPERATIONS:
-        return f"{base}.at[{_index(element)}].{OPERATIONS[type(operation)]}({ast.unparse(value)})"
-    return f"{base}.at[{_index(element)}].set({new})"
-
-
-def _is_mask(index: ast.AST) -> bool:
-    bits = isinstance(index, ast.BinOp) and isinstance(index.op, ast.BitAnd | ast.BitOr)
-    inverted = isinstance(index, ast.UnaryOp) and isinstance(index.op, ast.Invert)
-    return bits or inverted or isinstance(index, ast.Compare)
-
-
-def _is_constant(index: ast.Slice) -> bool:
-    bounds = (index.lower, index.upper)
-    return all(x is None or not any(isinstance(n, ast.Name) for n in ast.walk(x)) for x in bounds)
-
-
-def at(node: ast.Call, above: Above) -> str | None:
-    """`x.at[i].set(y)`, where i is a mask or a slice that is traced."""
-    method: Any = node.func
-    element = method.value if isinstance(method, ast.Attribute) else None
-    if not isinstance(element, ast.Subscript) or not isinstance(element.value, ast.Attribute):
-        return None
-    base, mask = ast.unparse(element.value.value), ast.unparse(element.slice)
-    if isinstance(element.slice, ast.Slice):
-        mask = _inside(element.slice, base)
-    value = ast.unparse(node.args[0])
-    signs = {"set": "", "add": "+", "multiply": "*", "divide": "/", "power": "**"}
-    if method.attr not in signs:
-        return None
-    sign = signs[method.attr]
-    new = f"{base} {sign} {value}" if sign else value
-    return f"jnp.where({mask}, {new}, {base})  # instead of {ast.unparse(node)}"
-
-
-def key(node: ast.AST, above: Above) -> str | None:
-    """A dict or a set that is asked for a traced value."""
-    if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
-        base, index = ast.unparse(node.value), _index(node)
-        return f"jnp.asarray(list({base}.values()))[{index}]  # if its keys are 0, 1, 2, ..."
-    if isinstance(node, ast.Compare) and len(node.ops) == 1:
-        return branch(node, above)
-    return (
-        "jnp.asarray(values)[index]  # an array: a traced value is no key of a dict, set or cache"
-    )
-
-
-SIZED = ("nonzero", "where", "argwhere", "flatnonzero", "unique", "repeat", "union1d")
-
-
-def sized(node: ast.Call, above: Above) -> str | None:
-    """A function of jnp whose result has a size that depends on traced values."""
-    name = ast.unparse(node.func).split(".")[-1]
-    if name in SIZED:
-        array = ast.unparse(node.args[0])
-        count = next((x for x in above if isinstance(x, ast.Call)), None)
-        if "nonzero" in name and count and ast.unparse(count.func) == "len":
-            return f"jnp.count_nonzero({array})  # instead of {ast.unparse(count)}"
-        size, value = "size", f"jnp.size({array})"
-        if name == "repeat":
-            size, value = "total_repeat_length", "N"
-        new = deepcopy(node)
-        new.keywords.append(ast.keyword(size, expression(value)))
-        return f"{ast.unparse(new)}  # a constant size"
-    if isinstance(node.func, ast.Attribute) and code(node) == ast.unparse(node):
-        return f"{_with_constant(node)}  # a constant size N; jnp.arange(N) < n masks what is used"
-    return rewritten(node, above)
-
-
-def _with_constant(node: ast.Call) -> str:
-    args = ", ".join("N" if i == 0 else ast.unparse(x) for i, x in enumerate(node.args))
-    return f"{ast.unparse(node.func)}({args})"
-
-
-# STATES AND TEXTS
-
-
-def field(node: ast.Attribute, above: Above) -> str | None:
-    """An assignment to a field of a frozen class."""
-    statement: Any = above[-1]
-    if not isinstance(node.ctx, ast.Store) or not hasattr(statement, "value"):
-        return None
-    value = ast.unparse(statement.value)
-    if isinstance(statement, ast.AugAssign):
-        value = ast.unparse(ast.BinOp(node, statement.op, statement.value))
-    inner: ast.expr = node
-    while isinstance(inner, ast.Attribute):
-        value = f"{ast.unparse(inner.value)}.replace({inner.attr}={value})"
-        inner = inner.value
-    return f"{ast.unparse(inner)} = {value}"
-
-
-def named_field(node: ast.Attribute, above: Above) -> str | None:
-    """An assignment to a field of a named tuple."""
-    found = field(node, above)
-    return found and found.replace(".replace(", "._replace(")
-
-
-def entry(node: ast.Subscript, above: Above) -> str | None:
-    """A key that a dict of the state lacks."""
-    if re.search(r"\.(info|metrics|obs|pipeline_state)\b", ast.unparse(node.value)):
-        return f"add {ast.unparse(node.slice)} to {ast.unparse(node.value)} in reset too"
-    return None
-
-
-def text(node: ast.AST, above: Above) -> str:
-    """A text that is made of a traced value."""
-    whole: Any = [node, *(x for x in above if isinstance(x, ast.JoinedStr))][-1]
-    words, values = "{}", ["x"]
-    if isinstance(whole, ast.JoinedStr):
-        words, values = "", []
-        for part in whole.values:
-            if isinstance(part, ast.Constant):
-                words += str(part.value).replace("{", "{{").replace("}", "}}")
-            elif isinstance(part, ast.FormattedValue):
-                spec = ast.unparse(part.format_spec)[2:-1] if part.format_spec else ""
-                words += "{:" + spec + "}" if spec else "{}"
-                values.append(ast.unparse(part.value))
-    elif isinstance(whole, ast.BinOp):
-        values = [ast.unparse(whole.right)]
-    elif isinstance(whole, ast.Call) and isinstance(whole.func, ast.Attribute):
-        words = getattr(whole.func.value, "value", words)
-        values = [ast.unparse(x) for x in whole.args]
-    call = f"jax.debug.print({words!r}, {', '.join(values)})"
-    return f"leave it out, or use {call} while you look for a mistake"
-
-
-RANDOM = {"random": "uniform", "rand": "uniform", "randn": "normal", "gauss": "normal"}
-RANDOM |= {"integers": "randint", "shuffle": "permutation", "standard_normal": "normal"}
-
-
-def random(node: ast.Call, above: Above) -> str | None:
-    """Random numbers of Python's or NumPy's from traced arguments."""
-    found = re.fullmatch(r"(?:np\.random|numpy\.random|random)\.(\w+)", ast.unparse(node.func))
-    if not found:
-        return None
-    name = RANDOM.get(found[1], found[1])
-    return f"jax.random.{name}(key, ...)  # with a key split from the state's"
-
-
-def wrapped(text: str) -> Fix:
-    """The first argument, or the expression itself, put into a text."""
-
-    def fix(node: Any, above: Above) -> str:
-        return text.format(ast.unparse(node.args[0] if isinstance(node, ast.Call) else node))
+    def fix(nodes: Nodes) -> str | None:
+        old = code = ast.unparse(nodes[-1])
+        # Again for what it is in: `s.x[0] = y` becomes `s.x = s.x.at[0].set(y)`.
+        while after := next((x for row in rows if (x := applied(row, parsed(code)))), None):
+            code = after.split("  # ")[0]
+        if code.startswith("self = "):
+            return "keep it in the state: what is on self never changes"
+        return f"{code}  # instead of {old}" if code != old else None
 
     return fix
 
 
-def listed(node: ast.Call, above: Above) -> str | None:
-    """A Python list where jnp takes an array."""
-    new = deepcopy(node)
-    new.args[0] = expression("jnp.asarray({})", node.args[0])
-    return ast.unparse(new)
-
-
-def whole_index(node: ast.Subscript, above: Above) -> str:
-    """A float as an index."""
-    return f"{ast.unparse(node.value)}[jnp.int32({ast.unparse(node.slice)})]"
-
+AT: list[Row] = [
+    ("A.at[M].set(V)", "jnp.where(M, V, A)"),
+    *((f"A.at[M].{name}(V)", f"jnp.where(M, A {sign} V, A)") for sign, name in OPERATORS.items()),
+]
+CUT = rows("""
+A[B:B + C] -> jax.lax.dynamic_slice_in_dim(A, B, C)
+A[M] -> jnp.where(M, A, 0)  # a mask: its size is a constant
+""")
+MASKED = rows("""
+len(A[M]) -> jnp.sum(M)
+G.sum(A[M]) -> jnp.sum(A, where=M)
+G.mean(A[M]) -> jnp.mean(A, where=M)
+G.std(A[M]) -> jnp.std(A, where=M)
+G.max(A[M]) -> jnp.max(A, where=M, initial=-jnp.inf)
+G.min(A[M]) -> jnp.min(A, where=M, initial=jnp.inf)
+A[B] -> jnp.where(B, A, 0)  # a mask: its size is a constant
+""")
+TABLES = rows("""
+A[B:B + C] -> jax.lax.dynamic_slice_in_dim(jnp.asarray(A), B, C)
+A[M] -> jnp.where(M, jnp.asarray(A), 0)  # a mask: its size is a constant
+A[I] -> jnp.asarray(A)[I]
+""")
+RANDOM = rows("""
+random.R(...) -> jax.random.{R}(key, ...)  # with a key split from the state's
+np.random.R(...) -> jax.random.{R}(key, ...)  # with a key split from the state's
+numpy.random.R(...) -> jax.random.{R}(key, ...)  # with a key split from the state's
+""")
+SIZED = rows("""
+A[int(B)] -> jnp.asarray(A)[B]
+len(jnp.nonzero(A)[0]) -> jnp.count_nonzero(A)
+jnp.nonzero(A) -> jnp.nonzero(A, size=jnp.size(A))  # a constant size
+jnp.flatnonzero(A) -> jnp.flatnonzero(A, size=jnp.size(A))  # a constant size
+jnp.argwhere(A) -> jnp.argwhere(A, size=jnp.size(A))  # a constant size
+jnp.where(A) -> jnp.where(A, size=jnp.size(A))  # a constant size
+jnp.unique(A) -> jnp.unique(A, size=jnp.size(A))  # a constant size
+jnp.repeat(A, B) -> jnp.repeat(A, B, total_repeat_length=N)  # a constant size N
+""")
+CONSTANT = rows(
+    "G.X(A, ...) -> G.X(N, ...)  # a constant size N; jnp.arange(N) < n masks what is used"
+)
+PRINT = "leave it out, or use jax.debug.print('{}', x) while you look for a mistake"
+PERCENT: Row = ("A % B", PRINT.replace("'{}', x", "'{{}}', {B}"))
 
 BOOL = jax.errors.TracerBoolConversionError
 ARRAY, INDEX = jax.errors.TracerArrayConversionError, jax.errors.TracerIntegerConversionError
@@ -326,40 +200,45 @@ MASK, NUMBER = jax.errors.NonConcreteBooleanIndexError, jax.errors.Concretizatio
 HASH = r"unhashable type: '\w*(Tracer|ArrayImpl)"
 FORMAT = r"format string passed to \w*(Tracer|ArrayImpl)"
 
-# The error, what its message says, the piece of Python that raises it, and the fix.
-TABLE: list[tuple[Any, str, Any, Fix]] = [
-    (BOOL, "", ast.AST, branch),
-    (MASK, "", ast.Subscript, masked),
-    (IndexError, "concrete|static", ast.Call, at),
-    (IndexError, "static", ast.Subscript, cut),
-    (INDEX, "", ast.Call, loop),
-    (INDEX, "", ast.Subscript, table),
-    (ARRAY, "", ast.Call, random),
-    (ARRAY, "", ast.Call, rewritten),
-    (ARRAY, "", ast.Subscript, table),
-    (NUMBER, "", ast.Call, random),
-    (NUMBER, "", ast.Call, index),
-    (NUMBER, "", ast.Call, sized),
-    (NUMBER, "", ast.BinOp, text),
-    (TypeError, "Shapes must be 1D", ast.Call, sized),
-    (TypeError, "immutable", ast.Subscript, put),
-    (TypeError, HASH, (ast.Subscript, ast.Compare, ast.Call), key),
-    (TypeError, FORMAT, (ast.JoinedStr, ast.FormattedValue, ast.Call), text),
-    (TypeError, "len.. of unsized", ast.Call, wrapped("jnp.size({})  # one number has no length")),
-    (TypeError, "requires ndarray or scalar arguments", ast.Call, listed),
-    (TypeError, "ndexer must have integer", ast.Subscript, whole_index),
-    (AttributeError, "cannot assign to field", ast.Attribute, field),
-    (AttributeError, "can't set attribute", ast.Attribute, named_field),
-    (AttributeError, "has no attribute '?(item|tolist|numpy)", ast.Call, rewritten),
-    (KeyError, "", ast.Subscript, entry),
+# The error, what its message says, and what repairs it: the first that fits the code.
+TABLE: list[tuple[Any, str, list[Any]]] = [
+    (BOOL, "", [branch]),
+    (MASK, "", [assignment(BY_MASK), *AT, *MASKED]),
+    (IndexError, "static", [*AT, *CUT]),
+    (INDEX, "", [loop, assignment(PUT_INTO_NUMPY), *TABLES]),
+    (ARRAY, "", [*RANDOM, innermost, assignment(PUT_INTO_NUMPY), *TABLES]),
+    (NUMBER, "", [*RANDOM, *SIZED, innermost, *CONSTANT, PERCENT]),
+    (TypeError, "Shapes must be 1D", CONSTANT),
+    (TypeError, "immutable", [assignment(PUT)]),
+    (
+        TypeError,
+        HASH,
+        rows("""
+A[B] -> jnp.asarray(list(A.values()))[B]  # if its keys are 0, 1, 2, ...
+A in B -> jnp.isin(A, jnp.asarray(list(B)))
+"""),
+    ),
+    (TypeError, "len.. of unsized", rows("len(A) -> jnp.size(A)  # one number has no length")),
+    (TypeError, "ndarray or scalar arguments", rows("G.X(A, ...) -> G.X(jnp.asarray(A), ...)")),
+    (TypeError, "ndexer must have integer", rows("A[I] -> A[jnp.int32(I)]")),
+    (AttributeError, "cannot assign to field", [assignment(FIELD)]),
+    (AttributeError, "can't set attribute", [assignment(rows("A.Y = V -> A = A._replace(Y=V)"))]),
+    (
+        AttributeError,
+        "has no attribute '?(item|tolist|numpy)",
+        rows("A.item() -> A\nA.tolist() -> A\nA.numpy() -> A"),
+    ),
+    (KeyError, "", rows("S[K] -> add {K} to {S} in reset too")),
 ]
 
 # The same where the code can't be read, or says no more: \1 is from the message.
-WITHOUT_CODE: list[tuple[Any, str, str]] = [
+SENTENCES: list[tuple[Any, str, str]] = [
     (BOOL, "", "jnp.where(condition, a, b)  # instead of what branches on a traced value"),
     (ARRAY, "", "use a function of jnp or jax.scipy: NumPy can't take traced values"),
     (INDEX, "", "jnp.asarray(table)[index]  # an array, as index is traced"),
     (NUMBER, "", "compute with jnp, in arrays: a traced value has no number yet"),
+    (TypeError, HASH, "jnp.asarray(values)[index]  # a traced value is no key of a dict or set"),
+    (TypeError, FORMAT, PRINT),
     (
         jax.errors.UnexpectedTracerError,
         "",

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..env.actions import ActionSpace, Discrete, MultiDiscrete
 from ..trace.calls import key_of, leaves, part
-from .engine import Finding, Unseen, names, rule
+from .engine import Finding, Unseen, error, names, warning
 from .rollout import Rollout
-from .stages import Settings, Traced
+from .stages import Subject, Traced
 
 
 def _at(rollout: Rollout, t: int, i: int) -> str:
@@ -17,12 +18,12 @@ def _at(rollout: Rollout, t: int, i: int) -> str:
     return f"at step {t + 1 - began}{later} under {rollout.kinds[i]}"
 
 
-@rule("error", "what can be traced can be compiled and run")
+@error("runs-compiled", "what can be traced can be compiled and run")
 def runs_compiled(rollout: Rollout) -> Iterator[Finding]:
     yield from ()  # the scheduler reports what is raised on the way
 
 
-@rule("error", "after `reset`, `reward` and `done` are 0")
+@error("reset-at-zero", "after `reset`, `reward` and `done` are 0")
 def reset_at_zero(rollout: Rollout) -> Iterator[Finding]:
     for name, values in (
         ("reward", rollout.series["reset_reward"]),
@@ -34,7 +35,7 @@ def reset_at_zero(rollout: Rollout) -> Iterator[Finding]:
             yield Finding(what, f"{name}=jnp.zeros(())  # in reset", (name,))
 
 
-@rule("error", "`done` is 0 or 1")
+@error("done-binary", "`done` is 0 or 1")
 def done_binary(traced: Traced, rollout: Rollout) -> Iterator[Finding | Unseen]:
     done, fix = rollout.series["done"], "done=(done > 0.5).astype(jnp.float32)"
     wrong = np.argwhere((done != 0) & (done != 1) & ~np.isnan(done))
@@ -50,8 +51,8 @@ def done_binary(traced: Traced, rollout: Rollout) -> Iterator[Finding | Unseen]:
         yield Unseen(f"no episode ended by itself in {rollout.steps} steps")
 
 
-@rule("error", "no NaN and no infinity, in any episode or shortly after its end")
-def finite(settings: Settings, traced: Traced, rollout: Rollout) -> Iterator[Finding]:
+@error("finite", "no NaN and no infinity, in any episode or shortly after its end")
+def finite(subject: Subject, traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     bad: dict[str, tuple[int, int]] = {}  # the first (t, i) of each leaf
     starts, sizes = leaves(rollout.start), rollout.series["sizes"]
     written = any(call.reading.infinite for _, call in traced.calls)
@@ -60,7 +61,7 @@ def finite(settings: Settings, traced: Traced, rollout: Rollout) -> Iterator[Fin
         memory = part(path) in ("pipeline_state", "info")
         meant = memory and (written or np.any(np.isinf(starts[path])))
         wrong = np.isnan(values) if meant else ~np.isfinite(values)
-        for t, i in np.argwhere(wrong & ~_ended_for_it(settings, rollout, path))[:1]:
+        for t, i in np.argwhere(wrong & ~_ended_for_it(subject, rollout, path))[:1]:
             bad[path] = int(t), int(i)
     if bad:
         t, i = min(bad.values())
@@ -77,7 +78,7 @@ def finite(settings: Settings, traced: Traced, rollout: Rollout) -> Iterator[Fin
         yield Finding(what + (f"; later {later} too" if later else ""), fix, tuple(first))
 
 
-def _ended_for_it(settings: Settings, rollout: Rollout, path: str) -> np.ndarray:
+def _ended_for_it(subject: Subject, rollout: Rollout, path: str) -> np.ndarray:
     """[T, B]: whether an episode ended as the state became NaN or infinite, so that nobody sees it.
 
     Nor is what follows from it seen, unless an action is repeated past the end.
@@ -87,11 +88,16 @@ def _ended_for_it(settings: Settings, rollout: Rollout, path: str) -> np.ndarray
     broken = np.any(state, axis=0) if state else np.zeros(past.shape, bool)
     end = np.arange(len(past))[:, None] - np.maximum(past, 0)
     ended = (past >= 0) & np.take_along_axis(broken, np.maximum(end, 0), 0)
-    seen = past == 0 if settings.action_repeat == 1 else past >= 0
+    seen = past == 0 if subject.task.settings.action_repeat == 1 else past >= 0
     return ended if part(path) == "pipeline_state" else ended & ~seen
 
 
-@rule("error", "a metric is the value of this step, not a running sum", ["same-bits", "finite"])
+@error(
+    "metric-per-step",
+    "a metric is the value of this step, not a running sum",
+    "same-bits",
+    "finite",
+)
 def metric_per_step(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     paths, outputs, serving = list(traced.reset.leaves), traced.step.outputs, _for_metrics(traced)
     own = [p for p in rollout.stale["metrics"] if part(p) == "metrics"]
@@ -129,7 +135,9 @@ def _lasts(rollout: Rollout, path: str) -> bool:
     return bool(before.size) and bool(moved or not np.any(last != before[0]))
 
 
-@rule("error", "`step` changes the state, or the action what it pays", ["same-bits", "finite"])
+@error(
+    "step-changes", "`step` changes the state, or the action what it pays", "same-bits", "finite"
+)
 def step_changes(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     paths, outputs = traced.reset.leaves, traced.step.outputs.values()
     moved = [path for path in rollout.moved if part(path) != "info"]
@@ -139,7 +147,7 @@ def step_changes(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
         yield Finding(what, fix + "return a new value and leave the old one as it is")
 
 
-@rule("warning", "what `step` does matters to the next step", ["step-changes"])
+@warning("step-remembers", "what `step` does matters to the next step", "step-changes")
 def step_remembers(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     outputs, paths = traced.step.outputs, list(traced.reset.leaves)
     read = {paths[i] for x in outputs.values() for i in x.inputs if i < len(paths)}
@@ -148,14 +156,15 @@ def step_remembers(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
         yield Finding(what, "return state.replace(pipeline_state=..., ...)  # with the next state")
 
 
-@rule("error", "the check came to its end")
-def time_limit(settings: Settings, rollout: Rollout) -> Iterator[Finding]:
+@error("check-finished", "the check followed episodes to their end before its time was up")
+def check_finished(subject: Subject, rollout: Rollout) -> Iterator[Finding]:
+    length = subject.task.settings.episode_length
     if rollout.steps < rollout.wanted:
-        what = f"episodes were followed for {rollout.steps} of {settings.episode_length} steps"
-        yield Finding(what, f"check --time-limit {4 * settings.clock.limit:g}")
+        what = f"episodes were followed for {rollout.steps} of {length} steps"
+        yield Finding(what, f"check --time-limit {4 * subject.clock.limit:g}")
 
 
-@rule("warning", "an index into an array is in range", ["finite"])
+@warning("index-in-range", "an index into an array is in range", "finite")
 def index_in_range(rollout: Rollout) -> Iterator[Finding]:
     fix = "jnp.clip(index, 0, len(array) - 1)  # if meant"
     for line, outside in rollout.series["outside"].items():
@@ -164,10 +173,10 @@ def index_in_range(rollout: Rollout) -> Iterator[Finding]:
             yield Finding(what + "; JAX takes the last element instead", fix)
 
 
-@rule("warning", "every part of the action does something", ["same-bits", "finite"])
+@warning("action-matters", "every part of the action does something", "same-bits", "finite")
 def action_matters(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     space, inert = traced.space, []
-    for index, (name, count) in enumerate(space.parts().items()):
+    for index, (name, count) in enumerate(_parts(space).items()):
         for same in rollout.alike(index, count):
             if count is None:
                 inert.append(f"{name} changes nothing")
@@ -179,14 +188,22 @@ def action_matters(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
         yield Finding(f"{names(inert)} in {states} states", fix)
 
 
-@rule("warning", "episodes last longer than one step", ["done-binary", "finite"])
+def _parts(space: ActionSpace) -> dict[str, int | None]:
+    """How many choices each part of an action has, by name; None for a number."""
+    if isinstance(space, Discrete):
+        return {"action": space.size}
+    counts = space.num_choices if isinstance(space, MultiDiscrete) else [None] * space.size
+    return {f"action[{i}]": count for i, count in enumerate(counts)}
+
+
+@warning("one-step-episode", "episodes last longer than one step", "done-binary", "finite")
 def one_step_episode(rollout: Rollout) -> Iterator[Finding]:
     if np.all(rollout.series["done"][rollout.series["restart"]] == 1):
         what = f"all {int(np.sum(rollout.series['restart']))} episodes ended at their first step"
         yield Finding(what, "done=jnp.zeros(())  # unless this is a bandit")
 
 
-@rule("warning", "episodes can end before the time limit", ["finite", "time-limit"])
+@warning("episode-ends", "episodes can end before the time limit", "finite", "check-finished")
 def episode_ends(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     possible = traced.step.outputs["done"].possible
     if not np.any(rollout.series["past"] == 0) and possible != {0.0}:

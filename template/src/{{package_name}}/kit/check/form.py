@@ -5,7 +5,6 @@ import enum
 import inspect
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -31,8 +30,8 @@ from ..trace.calls import (
 )
 from ..trace.jaxprs import input_digest, tree_difference
 from .advice import fix_of
-from .engine import Finding, names, rule
-from .stages import Attempt, Settings, Traced, ask, is_size
+from .engine import Finding, error, names, warning
+from .stages import Attempt, Subject, Traced, ask, is_size
 
 
 def _raised(fail: Failure) -> Finding:
@@ -43,52 +42,52 @@ def _shape(leaf: Any) -> str:
     return f"{leaf.shape} {leaf.dtype}"
 
 
-@rule("error", "the environment can be made, and has a `reset` and a `step`")
-def is_made(settings: Settings) -> Iterator[Finding]:
-    env = settings.env
+@error("is-made", "the environment can be made, and has a `reset` and a `step`")
+def is_made(subject: Subject) -> Iterator[Finding]:
+    env = subject.env
     if isinstance(env, Failure):
         yield _raised(env)
-    elif not callable(getattr(env, "reset", None)) or not callable(getattr(env, "step", None)):
+    elif not all(callable(getattr(env, name, None)) for name in ("reset", "step")):
         what = f"the environment is {env!r:.60}, a {type(env).__name__}"
         yield Finding(what, "return an object of a class of brax.envs.base.Env")
 
 
-RESET = "def reset(self, rng: jax.Array) -> State:"
-STEP = "def step(self, state: State, action: jax.Array) -> State:"
-ELSEWHERE = "  # a key belongs in pipeline_state, and constants on self"
+SIGNATURES = {
+    "reset": "def reset(self, rng: jax.Array) -> State:",
+    "step": "def step(self, state: State, action: jax.Array) -> State:",
+}
 
 
-def _takes(function: Any, arguments: int) -> bool:
+def _signature(env: Any, name: str) -> str | None:
+    """What `reset` or `step` has to look like, if it does not take what it is given."""
     try:
-        inspect.signature(function).bind(*range(arguments))
+        inspect.signature(getattr(env, name)).bind(*range(1 if name == "reset" else 2))
     except TypeError:
-        return False
+        return f"{SIGNATURES[name]}  # a key belongs in pipeline_state, and constants on self"
     except ValueError:  # it has no signature to look at
         pass
-    return True
+    return None
 
 
-@rule("error", "`reset(rng)` runs on a raw (2,) uint32 key")
-def reset_runs(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
+@error("reset-runs", "`reset(rng)` runs on a raw (2,) uint32 key")
+def reset_runs(subject: Subject, attempt: Attempt) -> Iterator[Finding]:
     if isinstance(attempt.reset, Failure) and not isinstance(attempt.reset.error, NotAState):
-        found = _raised(attempt.reset)
-        taken = _takes(settings.env.reset, 1)
-        yield found if taken else replace(found, fix=RESET + ELSEWHERE)
+        fix = _signature(subject.env, "reset") or fix_of(attempt.reset)
+        yield Finding(str(attempt.reset), fix)
 
 
-@rule("error", "`step(state, action)` runs on the state that `reset` returned", ["reset-runs"])
-def step_runs(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
+@error("step-runs", "`step(state, action)` runs on the state that `reset` returned", "reset-runs")
+def step_runs(subject: Subject, attempt: Attempt) -> Iterator[Finding]:
     step = attempt.step
     if isinstance(step, Failure) and not isinstance(step.error, NotAState):
         # `step` may only meet what `reset` left on `self`, which another rule reports.
         leaked = isinstance(step.error, jax.errors.UnexpectedTracerError)
-        if not (leaked and any(kind == TRACED for kind, _ in snapshot(settings.env).values())):
-            taken = _takes(settings.env.step, 2)
-            yield _raised(step) if taken else replace(_raised(step), fix=STEP + ELSEWHERE)
+        if not (leaked and any(kind == TRACED for kind, _ in snapshot(subject.env).values())):
+            yield Finding(str(step), _signature(subject.env, "step") or fix_of(step))
 
 
-@rule("error", "`reset` and `step` return a brax `State` whose leaves are arrays")
-def returns_state(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
+@error("returns-state", "`reset` and `step` return a brax `State` whose leaves are arrays")
+def returns_state(subject: Subject, attempt: Attempt) -> Iterator[Finding]:
     fixes = {
         "reset": "return State(pipeline_state, obs, reward, done, metrics, info)",
         "step": "return state.replace(obs=obs, reward=reward, done=done)",
@@ -96,14 +95,11 @@ def returns_state(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
     for name, call in (("reset", attempt.reset), ("step", attempt.step)):
         if isinstance(call, Failure) and isinstance(call.error, NotAState):
             wrong, fix = call.error, fixes[name]
-            signature, arguments = (RESET, 1) if name == "reset" else (STEP, 2)
-            if not _takes(getattr(settings.env, name), arguments):
-                fix = signature + ELSEWHERE
-            elif wrong.path:
+            if wrong.path:
                 fix = _array_instead(wrong.path, wrong.found)
             elif type(wrong.found).__name__ == State.__name__:
                 fix = f"from brax.envs.base import State  # and {fixes['reset']}"
-            yield Finding(f"{name} returns {wrong}", fix)
+            yield Finding(f"{name} returns {wrong}", _signature(subject.env, name) or fix)
 
 
 def _array_instead(path: str, leaf: Any) -> str:
@@ -124,9 +120,9 @@ def _array_instead(path: str, leaf: Any) -> str:
     return f"class {kind.__name__}(flax.struct.PyTreeNode): ...  # x.replace(...) returns a new one"
 
 
-@rule("error", "`observation_size` is the size of the observation that `reset` returns")
-def observation_size(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
-    size, reset = ask(settings.env, "observation_size"), attempt.reset
+@error("observation-size", "`observation_size` is the size of the observation that `reset` returns")
+def observation_size(subject: Subject, attempt: Attempt) -> Iterator[Finding]:
+    size, reset = ask(subject.env, "observation_size"), attempt.reset
     if isinstance(size, Failure):
         yield _raised(size)
     elif isinstance(reset, Call) and (obs := reset.of("obs")) and not _is_nested(obs):
@@ -175,9 +171,9 @@ def _flat_dict(obs: Mapping[str, Any]) -> str:
     return f"obs={{{', '.join(entries)}}}  # in reset and step; observation_size = {sizes}"
 
 
-@rule("error", "`action_size` is an int, and `step` takes actions of that size")
-def action_size(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
-    size, declared, space = ask(settings.env, "action_size"), attempt.declared, attempt.space
+@error("action-size", "`action_size` is an int, and `step` takes actions of that size")
+def action_size(subject: Subject, attempt: Attempt) -> Iterator[Finding]:
+    size, declared, space = ask(subject.env, "action_size"), attempt.declared, attempt.space
     fix = f"return {space.size}  # in action_size"
     if attempt.unknown is not None:
         what, fix = attempt.unknown.removesuffix(".").split(": ", 1)
@@ -194,9 +190,9 @@ def action_size(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
         yield Finding(f"action_size is {size}, and the action space is {declared}", fix)
 
 
-@rule("error", "`backend` is a string")
-def backend(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
-    answer = ask(settings.env, "backend")
+@error("backend", "`backend` is a string")
+def backend(subject: Subject, attempt: Attempt) -> Iterator[Finding]:
+    answer = ask(subject.env, "backend")
     if isinstance(answer, Failure):
         yield _raised(answer)
     elif not isinstance(answer, str):
@@ -218,17 +214,20 @@ def _one_float(traced: Traced, name: str, reduce: str) -> Iterator[Finding]:
         yield Finding(f"{' and '.join(functions)}: {name} is {what}", f"{name}={fix}", (name,))
 
 
-@rule("error", "`reward` is one float, an array of shape ()")
+@error("reward-scalar", "`reward` is one float, an array of shape ()")
 def reward_scalar(traced: Traced) -> Iterator[Finding]:
     yield from _one_float(traced, "reward", "jnp.sum")
 
 
-@rule("error", "`done` is one float, an array of shape ()")
+@error("done-scalar", "`done` is one float, an array of shape ()")
 def done_scalar(traced: Traced) -> Iterator[Finding]:
     yield from _one_float(traced, "done", "jnp.any")
 
 
-@rule("error", "an observation is (n,) float, or a dict of such and of images under `pixels/...`")
+@error(
+    "observation-type",
+    "an observation is (n,) float, or a dict of such and of images under `pixels/...`",
+)
 def observation_type(traced: Traced) -> Iterator[Finding]:
     obs = traced.reset.of("obs")
     if _is_nested(obs):
@@ -255,7 +254,7 @@ def _is_observation(path: str, leaf: Any) -> bool:
     return leaf.ndim == 1 and real
 
 
-@rule("error", "each metric is one float, an array of shape ()")
+@error("metric-scalar", "each metric is one float, an array of shape ()")
 def metric_scalar(traced: Traced) -> Iterator[Finding]:
     def right(_: str, leaf: Any) -> bool:
         return leaf.shape == () and jnp.issubdtype(leaf.dtype, jnp.floating)
@@ -266,7 +265,7 @@ def metric_scalar(traced: Traced) -> Iterator[Finding]:
         yield Finding(f"{function} returns {path} as {_shape(leaf)}", fix, (path,))
 
 
-@rule("error", "`metrics` and `info` use no name that the training wrappers use")
+@error("reserved-keys", "`metrics` and `info` use no name that the training wrappers use")
 def reserved_keys(traced: Traced) -> Iterator[Finding]:
     taken = {"metrics": ("reward", "sum_reward", "length"), "info": INFO_OF_WRAPPERS}
     for name, keys in taken.items():
@@ -276,9 +275,9 @@ def reserved_keys(traced: Traced) -> Iterator[Finding]:
             yield Finding(what, f"rename {key!r} to 'my_{key}'", (path,))
 
 
-@rule("error", "`reset` and `step` do not write to `self`")
-def no_self_write(settings: Settings, attempt: Attempt) -> Iterator[Finding]:
-    hangs = {name: kind for name, (kind, _) in snapshot(settings.env).items()}
+@error("no-self-write", "`reset` and `step` do not write to `self`")
+def no_self_write(subject: Subject, attempt: Attempt) -> Iterator[Finding]:
+    hangs = {name: kind for name, (kind, _) in snapshot(subject.env).items()}
     for function, calls in (("reset", attempt.resets), ("step", attempt.steps)):
         found = {name for call in calls[1:] for name in call.written}
         # What only the first call wrote is a constant made late, unless it is a traced value.
@@ -305,10 +304,12 @@ def _extended(traced: Traced, name: str) -> str:
     return f"{name}=" + ("{**state." + name + entries + "}" if own else f"state.{name}")
 
 
-@rule("error", "`step` keeps the entries of `metrics` and `info` that the wrappers put there")
-def wrapper_keys(settings: Settings, traced: Traced) -> Iterator[Finding]:
+@error(
+    "wrapper-keys", "`step` keeps the entries of `metrics` and `info` that the wrappers put there"
+)
+def wrapper_keys(subject: Subject, traced: Traced) -> Iterator[Finding]:
     state = with_wrapper_entries(traced.reset.state)
-    call = trace(settings.env, settings.env.step, state, abstract(traced.space))
+    call = trace(subject.env, subject.env.step, state, abstract(traced.space))
     if isinstance(call, Failure):
         what = f"with the wrappers' entries in the state, {call}"
         yield Finding(what, f"{_extended(traced, 'metrics')}, {_extended(traced, 'info')}")
@@ -325,7 +326,10 @@ def wrapper_keys(settings: Settings, traced: Traced) -> Iterator[Finding]:
             yield Finding(f"step changes {names(changed)}, which the wrappers own", fix)
 
 
-@rule("error", "`reset` and `step` return the same keys and types, so that `step` is compiled once")
+@error(
+    "state-structure",
+    "`reset` and `step` return the same keys and types, so that `step` is compiled once",
+)
 def state_structure(traced: Traced) -> Iterator[Finding]:
     reset, step = traced.reset.leaves, traced.step.leaves
     for function, only, other in (("step", step, reset), ("reset", reset, step)):
@@ -346,7 +350,7 @@ def state_structure(traced: Traced) -> Iterator[Finding]:
         yield Finding(f"{path} is a {old} after reset and a {new} after step", fix)
 
 
-@rule("error", "every leaf keeps its shape and dtype")
+@error("state-shapes", "every leaf keeps its shape and dtype")
 def state_shapes(traced: Traced) -> Iterator[Finding]:
     for path, old in traced.reset.leaves.items():
         new = traced.step.leaves.get(path, old)
@@ -358,7 +362,7 @@ def state_shapes(traced: Traced) -> Iterator[Finding]:
             yield Finding(what, fix, (path,))
 
 
-@rule("warning", "dtypes are explicit and not left to Python numbers", ["state-structure"])
+@warning("weak-type", "dtypes are explicit and not left to Python numbers", "state-structure")
 def weak_type(traced: Traced) -> Iterator[Finding]:
     before, after = traced.reset.leaves, traced.step.leaves
     if found := [p for p, old in before.items() if old.weak_type != after[p].weak_type]:
@@ -367,7 +371,7 @@ def weak_type(traced: Traced) -> Iterator[Finding]:
         yield Finding(what + "is compiled twice", fix, tuple(found))
 
 
-@rule("warning", "numbers are at least 32 bits wide")
+@warning("leaf-width", "numbers are at least 32 bits wide")
 def leaf_width(traced: Traced) -> Iterator[Finding]:
     half = {p: x for p, x in traced.reset.leaves.items() if x.dtype in (jnp.float16, jnp.bfloat16)}
     if half:
@@ -375,10 +379,12 @@ def leaf_width(traced: Traced) -> Iterator[Finding]:
         yield Finding(what, f"{next(iter(half))}.astype(jnp.float32)", tuple(half))
 
 
-@rule("warning", "what `step` remembers is in `pipeline_state`, not in `info`", ["state-structure"])
-def info_state(settings: Settings, traced: Traced) -> Iterator[Finding]:
+@warning(
+    "info-state", "what `step` remembers is in `pipeline_state`, not in `info`", "state-structure"
+)
+def info_state(subject: Subject, traced: Traced) -> Iterator[Finding]:
     outputs = traced.step.outputs.values()
-    kept = tuple(getattr(settings.env, "preserve_info", ()))
+    kept = tuple(getattr(subject.env, "preserve_info", ()))
     memory = [
         path
         for index, path in enumerate(traced.reset.leaves)
@@ -392,7 +398,7 @@ def info_state(settings: Settings, traced: Traced) -> Iterator[Finding]:
         yield Finding(what, fix, tuple(memory))
 
 
-@rule("warning", "nothing calls back into Python while it runs")
+@warning("host-callback", "nothing calls back into Python while it runs")
 def host_callback(traced: Traced) -> Iterator[Finding]:
     for function, call in traced.calls:
         if found := call.reading.callbacks:

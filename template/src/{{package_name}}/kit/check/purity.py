@@ -11,19 +11,19 @@ from brax.envs.wrappers import training
 
 from ..env.actions import abstract
 from ..env.wrappers import wrap_for_training
-from ..trace.calls import KEY, Call, failure, leaves, part, trace
+from ..trace.calls import KEY, Call, failure, leaves, name_on_self, part, trace
 from ..trace.jaxprs import Value, leaked
-from .engine import Finding, names, rule
+from .engine import Finding, error, names, warning
 from .rollout import Rollout
-from .stages import Attempt, Settings, Traced
+from .stages import Attempt, Subject, Traced
 
 EAGER_OPERATIONS = 300  # a program with more takes long when it is not compiled
 CALLBACK = 'jax.pure_callback(f, shape, x, vmap_method="sequential")  # or write it with jnp'
 
 
-@rule("error", "no traced value outlives `reset` or `step`", ["no-self-write"])
-def no_tracer_leak(settings: Settings, traced: Traced) -> Iterator[Finding]:
-    env, action = settings.env, abstract(traced.space)
+@error("no-tracer-leak", "no traced value outlives `reset` or `step`", "no-self-write")
+def no_tracer_leak(subject: Subject, traced: Traced) -> Iterator[Finding]:
+    env, action = subject.env, abstract(traced.space)
     holders = {
         "reset": leaked(env.reset, KEY),
         "step": leaked(env.step, traced.reset.state, action),
@@ -34,10 +34,10 @@ def no_tracer_leak(settings: Settings, traced: Traced) -> Iterator[Finding]:
             yield Finding(f"{function} leaves a traced value in {holder}", fix)
 
 
-@rule(
-    "error",
+@error(
+    "host-randomness",
     "no NumPy or Python randomness, no clock, no global variable that changes",
-    ["no-tracer-leak"],
+    "no-tracer-leak",
 )
 def host_randomness(attempt: Attempt, traced: Traced) -> Iterator[Finding]:
     fix = "jax.random.uniform(key)  # a key split from rng in reset, or kept in pipeline_state"
@@ -50,7 +50,7 @@ def host_randomness(attempt: Attempt, traced: Traced) -> Iterator[Finding]:
             yield Finding(f"{what}Python's random numbers, a clock or a global variable", fix)
 
 
-@rule("warning", "`reset` and `step` open no file: it is only read when they are traced")
+@warning("no-file-read", "`reset` and `step` open no file: it is only read when they are traced")
 def no_file_read(attempt: Attempt) -> Iterator[Finding]:
     for function, calls in (("reset", attempt.resets), ("step", attempt.steps)):
         # What the first call alone reads, and keeps on `self`, is a constant made late.
@@ -62,33 +62,24 @@ def no_file_read(attempt: Attempt) -> Iterator[Finding]:
             yield Finding(what, "self.table = np.load(path)  # in __init__")
 
 
-@rule("warning", "the arrays that `reset` and `step` compute with hold no NaN")
-def no_nan_constant(settings: Settings, traced: Traced) -> Iterator[Finding]:
+@warning("no-nan-constant", "the arrays that `reset` and `step` compute with hold no NaN")
+def no_nan_constant(subject: Subject, traced: Traced) -> Iterator[Finding]:
     for function, call in traced.calls:
         for array in call.reading.with_nan if not call.reading.asks_for_nan else ():
-            name = _name_on_self(settings.env, array) or f"an array of shape {array.shape}"
+            name = name_on_self(subject.env, array) or f"an array of shape {array.shape}"
             at = np.argwhere(np.isnan(array))
             what = f"{function} computes with {name}, which is NaN at {at[0].tolist()}"
             what += f" and at {len(at) - 1} more places" if len(at) > 1 else ""
             yield Finding(what, "assert not np.any(np.isnan(table))  # where it is made or read")
 
 
-def _name_on_self(env: Env, array: np.ndarray) -> str | None:
-    """The attribute that holds an array with NaN in the same places."""
-    for path, x in jax.tree_util.tree_flatten_with_path(dict(vars(env)))[0]:
-        real = np.shape(x) == array.shape and np.asarray(x).dtype.kind == "f"
-        if real and np.array_equal(np.isnan(x), np.isnan(array)):
-            return f"self.{path[0].key}{jax.tree_util.keystr(path[1:])}"
-    return None
-
-
-@rule(
-    "error",
+@error(
+    "given-state-kept",
     "`step` leaves the given state as it was, so that a second step from it does the same",
-    ["host-randomness"],
+    "host-randomness",
 )
-def given_state_kept(settings: Settings, traced: Traced) -> Iterator[Finding]:
-    env, once, given = settings.env, traced.step.outputs, traced.step.given
+def given_state_kept(subject: Subject, traced: Traced) -> Iterator[Finding]:
+    env, once, given = subject.env, traced.step.outputs, traced.step.given
     state, action = traced.reset.state, abstract(traced.space)
     if not given:
         return
@@ -100,16 +91,16 @@ def given_state_kept(settings: Settings, traced: Traced) -> Iterator[Finding]:
         yield Finding(f"{what}another {names(changed)}", fix, given)
 
 
-@rule("warning", "`step` returns new dicts and does not write to those it is given")
+@warning("state-in-place", "`step` returns new dicts and does not write to those it is given")
 def state_in_place(traced: Traced) -> Iterator[Finding]:
     if given := [path for path in traced.step.given if path in traced.reset.leaves]:
         fix = f"return the new values in state.replace({part(given[0])}=...) instead"
         yield Finding(f"step writes {names(given)} in place", fix, tuple(given))
 
 
-@rule("error", "`reset` and `step` run under `jax.vmap`", ["given-state-kept"])
-def runs_under_vmap(settings: Settings, traced: Traced) -> Iterator[Finding]:
-    env = settings.env
+@error("runs-under-vmap", "`reset` and `step` run under `jax.vmap`", "given-state-kept")
+def runs_under_vmap(subject: Subject, traced: Traced) -> Iterator[Finding]:
+    env = subject.env
     try:
         states = jax.eval_shape(jax.vmap(env.reset), jax.ShapeDtypeStruct((2, 2), jnp.uint32))
         jax.eval_shape(jax.vmap(env.step), states, abstract(traced.space, 2))
@@ -117,8 +108,8 @@ def runs_under_vmap(settings: Settings, traced: Traced) -> Iterator[Finding]:
         yield Finding(f"under jax.vmap, {failure(error, env)}", CALLBACK)
 
 
-@rule("error", "the same arguments give the same bits, compiled or not")
-def same_bits(settings: Settings, traced: Traced, rollout: Rollout) -> Iterator[Finding]:
+@error("same-bits", "the same arguments give the same bits, compiled or not")
+def same_bits(subject: Subject, traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     fix = "remove what it remembers outside of the state: a callback's memory, a global variable"
     for function in ("reset", "step"):
         if paths := [path for name, path in rollout.repeated if name == function]:
@@ -130,23 +121,23 @@ def same_bits(settings: Settings, traced: Traced, rollout: Rollout) -> Iterator[
         return
     fix = "compute the same whether it is traced or not: no isinstance(x, jax.core.Tracer)"
     try:
-        if apart := rollout.apart(settings.env.reset, settings.env.step, [0]):
+        if apart := rollout.apart(subject.env.reset, subject.env.step, [0]):
             what = f"compiled and not compiled, {names(path for _, path in apart)} differ"
             yield Finding(what, fix)
     except BaseException as error:
-        yield Finding(f"{failure(error, settings.env)} when nothing is compiled", fix)
+        yield Finding(f"{failure(error, subject.env)} when nothing is compiled", fix)
 
 
-@rule("error", "where numbers are random, different keys give different episodes")
+@error("key-used", "where numbers are random, different keys give different episodes")
 def key_used(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     random = [name for name, call in traced.calls if frozenset() in call.reading.drawn]
-    if random and not rollout.key_matters:
+    if random and not rollout.last["key_matters"]:
         what = f"{' and '.join(random)} draws with a key that is always the same, and episodes "
         fix = "jax.random.uniform(rng)  # what is the same in all episodes is drawn in __init__"
         yield Finding(what + "from different keys are equal to the bit", fix)
 
 
-@rule("warning", "`step` draws with another key each time", ["key-used"])
+@warning("key-moves-on", "`step` draws with another key each time", "key-used")
 def key_moves_on(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     paths = list(traced.reset.leaves)
     kept = {i for i, path in enumerate(paths) if path in traced.unchanged}
@@ -158,7 +149,7 @@ def key_moves_on(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
         yield Finding(what, fix)
 
 
-@rule("warning", "where an episode starts depends on the key", ["key-used"])
+@warning("start-varies", "where an episode starts depends on the key", "key-used")
 def start_varies(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     found = leaves(rollout.start).items()
     starts = [np.asarray(x) for path, x in found if path not in traced.keys]
@@ -167,7 +158,7 @@ def start_varies(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
         yield Finding(what, "jax.random.uniform(rng, shape, minval=-0.1, maxval=0.1)  # in reset")
 
 
-@rule("error", "nothing of the last episode is left after an auto-reset", ["same-bits"])
+@error("auto-reset", "nothing of the last episode is left after an auto-reset", "same-bits")
 def auto_reset(rollout: Rollout) -> Iterator[Finding]:
     # A metric of its own past is another rule's.
     for source in ("metrics", "reward"):
@@ -177,7 +168,7 @@ def auto_reset(rollout: Rollout) -> Iterator[Finding]:
             yield Finding(what + "does not reset", fix)
 
 
-@rule("error", "a batch gives what its environments give alone", ["same-bits"])
+@error("vmap-equals-loop", "a batch gives what its environments give alone", "same-bits")
 def vmap_equals_loop(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
     # JAX makes the batch of everything else than callbacks and the like.
     if not any(call.reading.batched_by_hand for _, call in traced.calls):
@@ -188,13 +179,15 @@ def vmap_equals_loop(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
         yield Finding(f"{path}{more} after {function} differs between a batch and a loop", CALLBACK)
 
 
-@rule(
-    "error",
+@error(
+    "survives-wrappers",
     "it runs, and restarts, in the training wrappers",
-    ["same-bits", "auto-reset", "vmap-equals-loop"],
+    "same-bits",
+    "auto-reset",
+    "vmap-equals-loop",
 )
-def survives_wrappers(settings: Settings, traced: Traced, rollout: Rollout) -> Iterator[Finding]:
-    env, seen = settings.env, list[dict[str, Value]]()
+def survives_wrappers(subject: Subject, traced: Traced, rollout: Rollout) -> Iterator[Finding]:
+    env, seen = subject.env, list[dict[str, Value]]()
     wrappers = [("wrap_for_training", wrap_for_training, _Spy(env, seen))]
     if jnp.result_type(float) != jnp.float64:  # Brax's own mix float32 and float64 then
         wrappers.append(("Brax's own wrappers", training.wrap, env))

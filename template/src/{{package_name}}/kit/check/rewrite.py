@@ -1,184 +1,198 @@
-"""Python that branches, loops or computes, written with functions that take traced values."""
+"""Python code rewritten by patterns.
+
+In a pattern a single capital stands for any expression, but for some in `ONLY`; in the code that
+replaces it, for the same one. `...` stands for any further arguments of a call.
+"""
 
 import ast
 import functools
-import itertools
+import re
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
 import jax.numpy as jnp
 
-Above = list[ast.AST]  # what a piece of code stands in, from the inside out, up to its statement
-Fix = Callable[[Any, Above], str | None]
-
-# EXPRESSIONS
-
-MATH = {"fabs": "abs", "pow": "power", "atan2": "arctan2"}
-
-
-def expression(text: str, *parts: ast.AST) -> Any:
-    return ast.parse(text.format(*map(ast.unparse, parts)), mode="eval").body
-
-
-def _pairwise(text: str, parts: list[Any]) -> Any:
-    return functools.reduce(lambda x, y: expression(text, x, y), parts)
-
-
-class _Jnp(ast.NodeTransformer):
-    """Writes an expression with functions that take traced values."""
-
-    def visit_BoolOp(self, node: ast.BoolOp) -> Any:
-        self.generic_visit(node)
-        name = "and" if isinstance(node.op, ast.And) else "or"
-        return _pairwise(f"jnp.logical_{name}({{}}, {{}})", node.values)
-
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> Any:
-        self.generic_visit(node)
-        if not isinstance(node.op, ast.Not):
-            return node
-        return expression("jnp.logical_not({})", node.operand)
-
-    def visit_IfExp(self, node: ast.IfExp) -> Any:
-        self.generic_visit(node)
-        return expression("jnp.where({}, {}, {})", node.test, node.body, node.orelse)
-
-    def visit_Compare(self, node: ast.Compare) -> Any:
-        self.generic_visit(node)
-        terms = [node.left, *node.comparators]
-        if len(node.ops) > 1:
-            parts = zip(terms, node.ops, terms[1:], strict=False)
-            pairs = [ast.Compare(left, [op], [right]) for left, op, right in parts]
-            return _pairwise("({}) & ({})", [self.visit(pair) for pair in pairs])
-        if not isinstance(node.ops[0], ast.In | ast.NotIn):
-            return node
-        listed = isinstance(terms[1], ast.List | ast.Tuple)
-        text = "jnp.isin({}, jnp.asarray({}))" if listed else "jnp.isin({}, jnp.asarray(list({})))"
-        return expression("~" * isinstance(node.ops[0], ast.NotIn) + text, *terms)
-
-    def visit_Call(self, node: ast.Call) -> Any:
-        self.generic_visit(node)
-        name, args = ast.unparse(node.func), node.args
-        one = args[0] if len(args) == 1 and not node.keywords else None
-        if isinstance(one, ast.GeneratorExp):
-            one = ast.ListComp(one.elt, one.generators)
-        if name in ("max", "min") and len(args) > 1 and not node.keywords:
-            return _pairwise(f"jnp.{name}imum({{}}, {{}})", args)
-        if name in (functions := {"sorted": "sort", "any": "any", "all": "all"}) and one:
-            return expression(f"jnp.{functions[name]}(jnp.asarray({{}}))", one)
-        if name in ("max", "min") and one:
-            return expression(f"jnp.{name}(jnp.asarray({{}}))", one)
-        if name in (types := {"float": "float32", "int": "int32", "bool": "bool_"}) and one:
-            return expression(f"jnp.{types[name]}({{}})", one)
-        if isinstance(node.func, ast.Attribute):
-            return self.of_module(node, node.func, ast.unparse(node.func.value), one)
-        return node
-
-    def of_module(self, node: ast.Call, func: ast.Attribute, module: str, one: Any) -> Any:
-        name = MATH.get(func.attr, func.attr)
-        if func.attr in ("item", "tolist", "numpy") and not node.args:
-            return func.value
-        if func.attr == "index" and one:
-            return expression("jnp.argmax(jnp.asarray({}) == {})", func.value, one)
-        if module == "math" and name in ("floor", "ceil", "trunc"):
-            return expression(f"jnp.int32(jnp.{name}({{}}))", *node.args)
-        if module in ("np", "numpy", "math") and hasattr(jnp, name):
-            node.func = expression(f"jnp.{name}")
-        return node
-
-
-def code(node: Any) -> str:
-    """The expression, written with jnp."""
-    return ast.unparse(_Jnp().visit(deepcopy(node)))
-
-
-def rewritten(node: ast.AST, above: Above) -> str | None:
-    """The expression in jnp, where that says something else."""
-    new, old = code(node), ast.unparse(node)
-    return f"{new}  # instead of {old}" if new != old else None
-
-
-# A TRUE OR FALSE THAT IS NOT KNOWN
-
-
-def branch(node: Any, above: Above) -> str | None:
-    """What branches on a traced value: the statement, or the outermost expression, that does."""
-    around = [node, *above]
-    if isinstance(statement := around[-1], ast.If | ast.While | ast.Assert | ast.Match):
-        return STATEMENTS[type(statement)](statement)
-    if any(isinstance(x, ast.comprehension) for x in around):
-        return "jnp.where(condition, x, 0)  # a mask: how many elements remain can't be traced"
-    kinds = (ast.BoolOp, ast.UnaryOp, ast.IfExp, ast.Compare)
-    whole = [node, *itertools.takewhile(lambda x: isinstance(x, kinds), above)][-1]
-    return rewritten(whole, []) if isinstance(whole, ast.expr) else None
-
-
-def _assigned(body: list[ast.stmt]) -> dict[str, ast.expr] | None:
-    """Names that statements assign, and what; None where they do anything else."""
-    found: dict[str, ast.expr] = {}
-    for x in body:
-        if isinstance(x, ast.Assign) and len(x.targets) == 1 and isinstance(x.targets[0], ast.Name):
-            found[x.targets[0].id] = x.value
-        elif isinstance(x, ast.AugAssign) and isinstance(x.target, ast.Name):
-            found[x.target.id] = ast.BinOp(ast.Name(x.target.id), x.op, x.value)
-        elif not isinstance(x, ast.Pass):
-            return None
-    return found
-
-
-def _if(node: ast.If) -> str:
-    test, yes, no = code(node.test), _assigned(node.body), _assigned(node.orelse)
-    end = "  # instead of `if`"
-    names = {**(yes or {}), **(no or {})}
-    if yes is not None and no is not None and len(names) == 1:
-        name = next(iter(names))
-        values = ", ".join(code(side.get(name, ast.Name(name))) for side in (yes, no))
-        return f"{name} = jnp.where({test}, {values}){end}"
-    if isinstance(node.body[0], ast.Return):
-        return (
-            f"jax.tree.map(lambda a, b: jnp.where({test}, a, b), a, b){end}: a is what is "
-            "returned where it holds, b what is returned elsewhere"
-        )
-    which = ", ".join(names) if yes is not None and no is not None else "what it changes"
-    return f"jnp.where({test}, a, b){end}, for each of {which}"
-
-
-def _while(node: ast.While) -> str:
-    test, body = code(node.test), _assigned(node.body)
-    if body is not None and len(body) == 1:
-        ((name, value),) = body.items()
-        functions = f"lambda {name}: {test}, lambda {name}: {code(value)}"
-        return f"{name} = jax.lax.while_loop({functions}, {name})"
-    return (
-        "x = jax.lax.while_loop(lambda x: condition, body, x)  # x: a tuple of all that the loop "
-        "changes, which body takes and returns"
-    )
-
-
-def loop(node: ast.Call, above: Above) -> str | None:
-    """A loop whose length is traced."""
-    if ast.unparse(node.func) != "range":
-        return None
-    first, last = (["0"] + [ast.unparse(x) for x in node.args])[-2:]
-    if len(node.args) < 3 and isinstance(above[-1], ast.For):
-        body, i = _assigned(above[-1].body), ast.unparse(above[-1].target)
-        if body is not None and len(body) == 1:
-            ((name, value),) = body.items()
-            function = f"lambda {i}, {name}: {code(value)}"
-            return f"{name} = jax.lax.fori_loop({first}, {last}, {function}, {name})"
-    return (
-        f"x = jax.lax.fori_loop({first}, {last}, body, x)  # body(i, x): x is a tuple of all "
-        "that the loop changes"
-    )
-
-
-STATEMENTS: dict[type, Callable[[Any], str]] = {
-    ast.If: _if,
-    ast.While: _while,
-    ast.Assert: lambda node: (
-        f"remove `{ast.unparse(node)}`: a traced value has no number yet; assert in a test instead"
-    ),
-    ast.Match: lambda node: (
-        f"jax.lax.switch({ast.unparse(node.subject)}, [lambda: a, lambda: b])  # instead of `match`"
-    ),
+Row = tuple[str, str]  # a pattern, and what to write instead, with a comment or not
+Found = dict[str, Any]  # what the capitals of a pattern stand for
+RENAMED = {"fabs": "abs", "pow": "power", "atan2": "arctan2"}
+RENAMED_RANDOM = {"random": "uniform", "rand": "uniform", "randn": "normal", "gauss": "normal"}
+RENAMED_RANDOM |= {"integers": "randint", "shuffle": "permutation", "standard_normal": "normal"}
+STATE = r"\.(info|metrics|obs|pipeline_state)\b"
+ONLY: dict[str, Callable[[Any], bool]] = {
+    "K": lambda node: isinstance(getattr(node, "value", None), str),  # a key of a dict
+    "F": lambda name: hasattr(jnp, RENAMED.get(name, name)),  # the name of a function of jnp
+    "L": lambda node: isinstance(node, ast.List | ast.Tuple),
+    "S": lambda node: bool(re.search(STATE, ast.unparse(node))),  # a dict of the state
 }
+
+
+def applied(row: Row, node: ast.AST) -> str | None:
+    """The code, or the text with `{A}` filled in, that replaces a node; None if it does not fit."""
+    pattern, new = row
+    if (found := matched(pattern, node)) is None:
+        return None
+    if re.search(r"{[A-Z]}", new):
+        texts = {name: _text(x) for name, x in found.items() if name != "..."}
+        return new.format(**texts | {"R": RENAMED_RANDOM.get(name := texts.get("R", ""), name)})
+    code, _, comment = new.partition("  # ")
+    return f"{ast.unparse(_filled(code, found))}  # {comment or f'instead of {ast.unparse(node)}'}"
+
+
+def matched(pattern: str, node: ast.AST) -> Found | None:
+    found: Found = {}
+    return found if _fits(parsed(pattern), _in_twos(node), found) else None
+
+
+@functools.cache
+def parsed(code: str) -> Any:
+    (statement,) = ast.parse(code).body
+    return statement.value if isinstance(statement, ast.Expr) else statement
+
+
+def _fits(pattern: Any, node: Any, found: Found) -> bool:
+    name = pattern.id if isinstance(pattern, ast.Name) else pattern
+    if isinstance(name, str) and len(name) == 1 and name.isupper():
+        if not ONLY.get(name, lambda node: True)(node):
+            return False
+        before = found.setdefault(name, node)
+        return before is node or _text(before) == _text(node)
+    if type(pattern) is not type(node):
+        return False
+    if isinstance(pattern, list):
+        return len(pattern) == len(node) and all(
+            _fits(x, y, found) for x, y in zip(pattern, node, strict=True)
+        )
+    if isinstance(pattern, ast.Subscript) and _text(pattern.slice) == "M":
+        mask = mask_of(node)
+        return mask is not None and all(
+            _fits(x, y, found) for x, y in ((pattern.slice, mask), (pattern.value, node.value))
+        )
+    if isinstance(pattern, ast.Call) and pattern.args and _text(pattern.args[-1]) == "...":
+        count = len(pattern.args) - 1
+        found["..."] = node.args[count:], node.keywords
+        return _fits(pattern.func, node.func, found) and _fits(
+            pattern.args[:-1], node.args[:count], found
+        )
+    if isinstance(pattern, ast.AST):
+        fields = [x for x in pattern._fields if x not in ("ctx", "kind", "type_comment")]
+        return all(_fits(getattr(pattern, x), _in_twos(getattr(node, x)), found) for x in fields)
+    return bool(pattern == node)
+
+
+def _text(x: Any) -> str:
+    return ast.unparse(x) if isinstance(x, ast.AST) else str(x)
+
+
+def mask_of(node: ast.Subscript) -> Any | None:
+    """The mask that an index is, or a slice with bounds that are no numbers; else None."""
+    index, base = node.slice, ast.unparse(node.value).removesuffix(".at")
+    if isinstance(index, ast.Slice):
+        bounds = [(x, sign) for x, sign in ((index.lower, ">="), (index.upper, "<")) if x]
+        if not any(isinstance(x, ast.Name) for bound, _ in bounds for x in ast.walk(bound)):
+            return None
+        tests = [f"jnp.arange(len({base})) {sign} {ast.unparse(x)}" for x, sign in bounds]
+        return parsed(tests[0] if len(tests) == 1 else f"({tests[0]}) & ({tests[1]})")
+    inverted = isinstance(index, ast.UnaryOp) and isinstance(index.op, ast.Invert)
+    joined = isinstance(index, ast.BinOp) and isinstance(index.op, ast.BitAnd | ast.BitOr)
+    return index if inverted or joined or isinstance(index, ast.Compare) else None
+
+
+class _Fill(ast.NodeTransformer):
+    """Puts in what the capitals of a pattern stand for."""
+
+    def __init__(self, found: Found) -> None:
+        self.found = found
+
+    def visit(self, node: ast.AST) -> Any:
+        if isinstance(node, ast.Name):
+            found = deepcopy(self.found.get(node.id, node))
+            is_generator = isinstance(found, ast.GeneratorExp)
+            return ast.ListComp(found.elt, found.generators) if is_generator else found
+        if isinstance(node, ast.Call) and node.args and _text(node.args[-1]) == "...":
+            node.args[-1:], node.keywords = deepcopy(self.found["..."])
+        for name, x in ast.iter_fields(node):
+            if isinstance(x, str) and x in self.found:
+                text = _text(self.found[x])
+                setattr(node, name, RENAMED.get(text, text) if x == "F" else text)
+        return self.generic_visit(node)
+
+
+def _filled(code: str, found: Found) -> Any:
+    return with_jnp(_Fill(found).visit(deepcopy(parsed(code))))
+
+
+def _in_twos(node: Any) -> Any:
+    """`a and b and c` as `(a and b) and c`, the same of comparisons and max; `x += 1` in full."""
+    if isinstance(node, ast.BoolOp) and len(node.values) > 2:
+        return ast.BoolOp(node.op, [ast.BoolOp(node.op, node.values[:-1]), node.values[-1]])
+    if isinstance(node, ast.Compare) and len(node.ops) > 1:
+        first = ast.Compare(node.left, node.ops[:1], node.comparators[:1])
+        rest = ast.Compare(node.comparators[0], node.ops[1:], node.comparators[1:])
+        return ast.BinOp(first, ast.BitAnd(), rest)
+    if isinstance(node, ast.Call) and _text(node.func) in ("max", "min") and len(node.args) > 2:
+        return ast.Call(node.func, [ast.Call(node.func, node.args[:-1], []), node.args[-1]], [])
+    if isinstance(node, ast.AugAssign):
+        value = ast.BinOp(node.target, node.op, node.value)
+        return ast.copy_location(ast.Assign([node.target], value), node)
+    if isinstance(node, list):
+        return [_in_twos(x) for x in node]
+    return node
+
+
+def rows(text: str) -> list[Row]:
+    """A row for each line `pattern -> code`."""
+    return [(x, y) for x, y in (line.split(" -> ") for line in text.strip().splitlines())]
+
+
+# Expressions that need numbers, and functions that take traced values.
+EXPRESSIONS = rows("""
+A and B -> jnp.logical_and(A, B)
+A or B -> jnp.logical_or(A, B)
+not A -> jnp.logical_not(A)
+A if C else B -> jnp.where(C, A, B)
+A in L -> jnp.isin(A, jnp.asarray(L))
+A not in L -> ~jnp.isin(A, jnp.asarray(L))
+A in B -> jnp.isin(A, jnp.asarray(list(B)))
+A not in B -> ~jnp.isin(A, jnp.asarray(list(B)))
+max(A, B) -> jnp.maximum(A, B)
+min(A, B) -> jnp.minimum(A, B)
+max(A) -> jnp.max(jnp.asarray(A))
+min(A) -> jnp.min(jnp.asarray(A))
+any(A) -> jnp.any(jnp.asarray(A))
+all(A) -> jnp.all(jnp.asarray(A))
+sorted(A) -> jnp.sort(jnp.asarray(A))
+A.index(B) -> jnp.argmax(jnp.asarray(A) == B)
+float(A) -> jnp.float32(A)
+int(A) -> jnp.int32(A)
+bool(A) -> jnp.bool_(A)
+A.item() -> A
+A.tolist() -> A
+A.numpy() -> A
+math.floor(A) -> jnp.int32(jnp.floor(A))
+math.ceil(A) -> jnp.int32(jnp.ceil(A))
+math.trunc(A) -> jnp.int32(jnp.trunc(A))
+math.F(...) -> jnp.F(...)
+np.F(...) -> jnp.F(...)
+numpy.F(...) -> jnp.F(...)
+""")
+
+
+class _WithJnp(ast.NodeTransformer):
+    def visit(self, node: ast.AST) -> Any:
+        node = self.generic_visit(_in_twos(node))
+        for pattern, new in EXPRESSIONS:
+            if (found := matched(pattern, node)) is not None:
+                return _Fill(found).visit(deepcopy(parsed(new)))
+        return node
+
+
+def with_jnp(node: ast.AST) -> Any:
+    """A node whose expressions take traced values."""
+    return _WithJnp().visit(deepcopy(node))
+
+
+def rewritten(node: ast.AST) -> str | None:
+    """An expression that takes traced values, if that is another one."""
+    new, old = ast.unparse(with_jnp(node)), ast.unparse(node)
+    return f"{new}  # instead of {old}" if new != old else None

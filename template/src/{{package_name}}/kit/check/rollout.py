@@ -1,6 +1,7 @@
 """Whole episodes of a batch of environments, run in two compiled programs."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -12,17 +13,23 @@ from brax.envs.base import State
 from ..env.actions import ActionSpace
 from ..trace import jaxprs
 from ..trace.calls import Call, bits, far_apart, leaves, part, unequal
-from .stages import Settings, Traced
+from .stages import Subject, Traced
 
 PAST_END = 16  # steps for which an episode is followed after its end
 SAME = 4  # episodes that differ in nothing but the key
 MOST_STEPS = 20_000
+SAMPLED = (1, 4, 16, 64, 256, 1024)  # after so many steps states are kept
 
 
+@dataclass(frozen=True)
 class Rollout:
     """What is seen in a batch of episodes [B], one after another for T steps.
 
     Attributes:
+      compile: compiles a function for such arguments; the time that it takes is not counted.
+      reset: compiled: keys, [B, 2] uint32 -> states.
+      advance: compiled: what episodes carry, fresh states, which episodes restart from these, [B]
+        bool, and actions -> what they carry then, and a row of `series`.
       kinds: [B], the actions of each; `plan`: those actions, [T, B, ...].
       wanted: how many steps should be taken; `steps`: how many were.
       keys: of the first reset, [B, 2] uint32; `start`: the states after it, [B, ...].
@@ -32,106 +39,36 @@ class Rollout:
         "metrics": those after the step, by path.
         "sizes": the greatest absolute values in a leaf before and after the step, by path.
         "outside": whether an index was out of range, by source line.
-      lowest, highest: the range of each component of the observation, by path.
-      key_matters: whether episodes that differ in the key alone differed anywhere.
+      last: what episodes carry after the last step. "lowest", "highest": the range of each
+        component of the observation, by path. "key_matters": whether episodes that differ in the
+        key alone differed anywhere.
     """
 
-    def __init__(self, settings: Settings, traced: Traced) -> None:
-        self._settings, self._traced = settings, traced
-        self._run_step = jaxprs.checked(traced.step.closed)
-        rng = np.random.default_rng(settings.seed)
-        self.wanted = min(settings.episode_length + PAST_END, MOST_STEPS)
-        self.kinds, self.plan = _plan(traced.space, self.wanted, settings.action_repeat, rng)
+    traced: Traced
+    compile: Callable[..., Callable[..., Any]]
+    reset: Callable[..., State]
+    advance: Callable[..., tuple[Any, Any]]
+    kinds: list[str]
+    plan: np.ndarray
+    wanted: int
+    keys: np.ndarray
+    start: State
+    samples: dict[int, State]
+    series: dict[str, Any]
+    last: dict[str, Any]
 
-        def keys() -> np.ndarray:
-            return rng.integers(2**32, size=(len(self.kinds), 2), dtype=np.uint32)
-
-        self.keys = keys()
-        self.reset = self.compile(jax.vmap(_replay(traced.reset)), self.keys)
-        fresh = self.start = self.reset(self.keys)
-        obs = {p: x.shape for p, x in leaves(self.start).items() if part(p) == "obs"}
-        obs = {path: shape for path, shape in obs.items() if "pixels/" not in path}
-        self._carry = carry = {
-            "state": self.start,
-            "past": np.full(len(self.kinds), -1, np.int32),
-            "key_matters": np.zeros((), bool),
-            "lowest": {path: np.full(shape, np.inf, np.float32) for path, shape in obs.items()},
-            "highest": {path: np.full(shape, -np.inf, np.float32) for path, shape in obs.items()},
-        }
-        restart = np.ones(len(self.kinds), bool)
-        self._advance = self.compile(self._make_row, carry, fresh, restart, self.plan[0])
-        rows: list[Any] = []
-        self.samples = {0: self.start}
-        while len(rows) < self.wanted and not (rows and settings.clock.over(0.8)):
-            if rows and np.any(restart):
-                fresh = self.reset(keys())
-            carry, row = self._advance(carry, fresh, restart, self.plan[len(rows)])
-            restart = np.asarray(row["past"]) >= PAST_END
-            rows.append(row)
-            if len(rows) in (1, 4, 16, 64, 256, 1024):
-                self.samples[len(rows)] = carry["state"]
-        self.steps = len(rows)
-        self.series = jax.tree.map(lambda *x: np.stack(x), *jax.device_get(rows))
-        self.lowest = {path: np.min(x, axis=0) for path, x in carry["lowest"].items()}
-        self.highest = {path: np.max(x, axis=0) for path, x in carry["highest"].items()}
-        self.key_matters = bool(carry["key_matters"])
-
-    def compile(self, function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
-        """`function` for such arguments; the time that it takes is not counted."""
-        lowered = jax.jit(function).lower(*args)
-        with self._settings.clock.compiling():
-            return lowered.compile()
-
-    def _make_row(self, carry: Any, fresh: State, restart: Any, action: Any) -> tuple[Any, Any]:
-        """One step of every environment, those that `restart` from `fresh`; a row of `series`."""
-
-        def choose(new: jax.Array, old: jax.Array) -> jax.Array:
-            return jnp.where(restart.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
-
-        given = jax.tree.map(choose, fresh, carry["state"])
-        outputs, outside = jax.vmap(self._run_step)(*jax.tree.leaves(given), action)
-        state: State = jax.tree.unflatten(jax.tree.structure(given), outputs)
-        past = jnp.where(restart, -1, carry["past"])
-        past = jnp.where(past >= 0, past + 1, jnp.where(state.done != 0, 0, -1))
-        before, after = leaves(given), leaves(state)
-
-        def size(path: str) -> jax.Array:
-            both = jnp.maximum(jnp.abs(before[path]), jnp.abs(after[path]))
-            return jnp.max(both, tuple(range(1, both.ndim)), initial=0.0)
-
-        row = {
-            "restart": restart,
-            "past": past,
-            "reward": state.reward,
-            "done": state.done,
-            "reset_reward": given.reward,
-            "reset_done": given.done,
-            "metrics": {path: x for path, x in after.items() if part(path) == "metrics"},
-            "sizes": {p: size(p) for p, x in after.items() if jnp.issubdtype(x.dtype, jnp.inexact)},
-            "outside": outside,
-        }
-        keys = self._traced.keys
-        differ = [jnp.any(x[:SAME] != x[:1]) for path, x in after.items() if path not in keys]
-        # Some of what `reset` shows, `step` may never show again.
-        obs = {
-            path: jnp.stack([before[path], after[path]]).astype(jnp.float32)
-            for path in carry["lowest"]
-        }
-        return {
-            "state": state,
-            "past": past,
-            "key_matters": carry["key_matters"] | jnp.any(jnp.stack(differ)),
-            "lowest": jax.tree.map(lambda x, y: jnp.minimum(x, y.min(0)), carry["lowest"], obs),
-            "highest": jax.tree.map(lambda x, y: jnp.maximum(x, y.max(0)), carry["highest"], obs),
-        }, row
+    @property
+    def steps(self) -> int:
+        return len(self.series["done"])
 
     # EXPERIMENTS: single steps from states that were met.
 
     def step(self, state: State, action: Any) -> State:
         """One step of every environment; `action`: for each or one for all."""
-        carry = {**self._carry, "state": state}
         action = np.broadcast_to(np.asarray(action, self.plan.dtype), self.plan.shape[1:])
-        return self._advance(carry, state, np.zeros(len(self.kinds), bool), action)[0]["state"]
+        carry, restart = {**self.last, "state": state}, np.zeros(len(self.kinds), bool)
+        carry, _ = self.advance(carry, state, restart, action)
+        return carry["state"]
 
     @cached_property
     def first(self) -> State:
@@ -184,7 +121,7 @@ class Rollout:
 
     def apart_when_alone(self) -> list[tuple[str, str]]:
         """(function, path) where compiled calls of single environments differ from the batch."""
-        reset, step = (jax.jit(_replay(call)) for _, call in self._traced.calls)
+        reset, step = (jax.jit(_replay(call)) for _, call in self.traced.calls)
         return self.apart(reset, step, (0, SAME, len(self.kinds) - 1))
 
     @cached_property
@@ -229,13 +166,102 @@ class Rollout:
         return [members for members in found.values() if len(members) > 1]
 
 
+def roll_out(subject: Subject, traced: Traced) -> Rollout:
+    """Compiles `reset` and `step` of a batch, and follows episodes until the time is nearly up."""
+    settings, rng = subject.task.settings, np.random.default_rng(subject.seed)
+    wanted = min(settings.episode_length + PAST_END, MOST_STEPS)
+    kinds, plan = _plan(traced.space, wanted, settings.action_repeat, rng)
+
+    def compile(function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
+        lowered = jax.jit(function).lower(*args)
+        with subject.clock.compiling():
+            return lowered.compile()
+
+    def draw() -> np.ndarray:
+        return rng.integers(2**32, size=(len(kinds), 2), dtype=np.uint32)
+
+    keys = draw()
+    reset = compile(jax.vmap(_replay(traced.reset)), keys)
+    fresh = start = reset(keys)
+    obs = {path: x.shape for path, x in leaves(start).items() if part(path) == "obs"}
+    obs = {path: shape for path, shape in obs.items() if "pixels/" not in path}
+    carry = {
+        "state": start,
+        "past": np.full(len(kinds), -1, np.int32),
+        "key_matters": np.zeros((), bool),
+        "lowest": {path: np.full(shape, np.inf, np.float32) for path, shape in obs.items()},
+        "highest": {path: np.full(shape, -np.inf, np.float32) for path, shape in obs.items()},
+    }
+    restart = np.ones(len(kinds), bool)
+    advance = compile(_one_step(traced), carry, fresh, restart, plan[0])
+    rows: list[Any] = []
+    samples = {0: start}
+    while len(rows) < wanted and not (rows and subject.clock.over(0.8)):
+        if rows and np.any(restart):
+            fresh = reset(draw())
+        carry, row = advance(carry, fresh, restart, plan[len(rows)])
+        restart = np.asarray(row["past"]) >= PAST_END
+        rows.append(row)
+        if len(rows) in SAMPLED:
+            samples[len(rows)] = carry["state"]
+    series = jax.tree.map(lambda *x: np.stack(x), *jax.device_get(rows))
+    carry |= jax.device_get({name: carry[name] for name in ("lowest", "highest", "key_matters")})
+    programs = compile, reset, advance
+    return Rollout(traced, *programs, kinds, plan, wanted, keys, start, samples, series, carry)
+
+
+def _one_step(traced: Traced) -> Callable[..., tuple[Any, Any]]:
+    """The function `Rollout.advance`."""
+    run = jaxprs.checked(traced.step.closed)
+
+    def advance(carry: Any, fresh: State, restart: Any, action: Any) -> tuple[Any, Any]:
+        def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+            return jnp.where(restart.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+        given = jax.tree.map(choose, fresh, carry["state"])
+        outputs, outside = jax.vmap(run)(*jax.tree.leaves(given), action)
+        state: State = jax.tree.unflatten(jax.tree.structure(given), outputs)
+        past = jnp.where(restart, -1, carry["past"])
+        past = jnp.where(past >= 0, past + 1, jnp.where(state.done != 0, 0, -1))
+        before, after = leaves(given), leaves(state)
+
+        def size(path: str) -> jax.Array:
+            both = jnp.maximum(jnp.abs(before[path]), jnp.abs(after[path]))
+            return jnp.max(both, tuple(range(1, both.ndim)), initial=0.0)
+
+        row = {
+            "restart": restart,
+            "past": past,
+            "reward": state.reward,
+            "done": state.done,
+            "reset_reward": given.reward,
+            "reset_done": given.done,
+            "metrics": {path: x for path, x in after.items() if part(path) == "metrics"},
+            "sizes": {p: size(p) for p, x in after.items() if jnp.issubdtype(x.dtype, jnp.inexact)},
+            "outside": outside,
+        }
+        keys = traced.keys
+        differ = [jnp.any(x[:SAME] != x[:1]) for path, x in after.items() if path not in keys]
+        # Some of what `reset` shows, `step` may never show again.
+        obs = {p: jnp.stack([before[p], after[p]]).astype(jnp.float32) for p in carry["lowest"]}
+        return {
+            "state": state,
+            "past": past,
+            "key_matters": carry["key_matters"] | jnp.any(jnp.stack(differ)),
+            "lowest": jax.tree.map(lambda x, y: jnp.minimum(x, y.min(0)), carry["lowest"], obs),
+            "highest": jax.tree.map(lambda x, y: jnp.maximum(x, y.max(0)), carry["highest"], obs),
+        }, row
+
+    return advance
+
+
 def _plan(
     space: ActionSpace, steps: int, repeat: int, rng: np.random.Generator
 ) -> tuple[list[str], np.ndarray]:
     """What each environment of the batch does, in words and as [T, B, *space.shape]."""
     count, held = -(-steps // repeat), space.held()
     key = rng.integers(2**32, size=2, dtype=np.uint32)
-    drawn = np.asarray(jax.jit(lambda key: space.sample(key, (count, 2)))(key))
+    drawn = np.asarray(space.sample(key, (count, 2)))
     stack = np.stack([np.asarray(action, space.dtype) for action in held.values()])
     mixed = np.take_along_axis(stack, rng.integers(len(stack), size=(count, *space.shape)), 0)
     columns = [*[drawn[:, 0]] * SAME, drawn[:, 1]]

@@ -12,17 +12,17 @@ from brax.training.acme import running_statistics
 from ..ppo.networks import PIXELS, observation_shapes, without_images
 from ..trace.calls import KEY, key_of, leaves, part
 from ..trace.jaxprs import entering_products
-from .engine import Finding, names, rule
+from .engine import Finding, names, warning
 from .rollout import Rollout
-from .stages import Settings
+from .stages import Subject
 
 LARGE = 50.0  # a network learns slowly from numbers of this size
 
 
-@rule("warning", "observations vary, on similar scales", ["finite"])
+@warning("observation-scale", "observations vary, on similar scales", "finite")
 def observation_scale(rollout: Rollout) -> Iterator[Finding]:
-    for path, low in rollout.lowest.items():
-        low, span = low.ravel(), (rollout.highest[path] - low).ravel()
+    for path, low, high in _ranges(rollout):
+        span = (high - low).ravel()
         constant = np.flatnonzero(span == 0)
         if channel := _dead_channel(span):
             what = f"{path}: {channel} never changes"
@@ -44,6 +44,12 @@ def observation_scale(rollout: Rollout) -> Iterator[Finding]:
             what = f"{path}[{at}] {about}, the others about {rest:.3g}"
             fix = f"obs = obs.at[{at}].divide({float(f'{spans[-1]:.1g}'):g})  # in reset and step"
             yield Finding(what, fix, (path,))
+
+
+def _ranges(rollout: Rollout) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """The lowest and the highest value of each component of the observation, by path."""
+    for path, low in rollout.last["lowest"].items():
+        yield path, np.min(low, axis=0), np.max(rollout.last["highest"][path], axis=0)
 
 
 def _indices(found: np.ndarray) -> str:
@@ -70,28 +76,28 @@ def _dead_channel(span: np.ndarray) -> str | None:
     return None
 
 
-@rule("warning", "what enters the networks is on a scale of about 1", ["finite"])
-def input_scale(settings: Settings, rollout: Rollout) -> Iterator[Finding]:
-    for path, largest in _entering(settings, rollout).items():
+@warning("input-scale", "what enters the networks is on a scale of about 1", "finite")
+def input_scale(subject: Subject, rollout: Rollout) -> Iterator[Finding]:
+    for path, largest in _entering(subject, rollout).items():
         if largest > LARGE:
             what = f"{path}: values of up to {largest:.3g} enter the networks as they are"
             fix = "image.astype(jnp.float32) / 255  # in the encoder, or in reset and step"
-            if settings.network_factory and not settings.normalize_observations:
+            if subject.task.network_factory and not subject.task.settings.normalize_observations:
                 fix += "; for a vector: normalize_observations=True"
             yield Finding(what, fix, (path,))
 
 
-def _entering(settings: Settings, rollout: Rollout) -> dict[str, float]:
+def _entering(subject: Subject, rollout: Rollout) -> dict[str, float]:
     """The largest value of each entry of the observation that a first layer is given."""
-    if settings.network_factory is None:
+    if subject.task.network_factory is None:
         return _images_of_bytes(rollout)
     samples = [state.obs for state in rollout.samples.values()]
     obs = jax.tree.map(lambda *x: jnp.concatenate(x), *samples)
     shapes = observation_shapes(jax.tree.map(lambda x: x.shape[1:], obs))
-    normalize = settings.normalize_observations
-    networks = settings.network_factory(
+    normalize = subject.task.settings.normalize_observations
+    networks = subject.task.network_factory(
         shapes,
-        settings.env.action_size,
+        subject.env.action_size,
         running_statistics.normalize if normalize else types.identity_observation_preprocessor,
     )
     params = jax.eval_shape(networks.policy_network.init, KEY)
@@ -116,8 +122,7 @@ def _images_of_bytes(rollout: Rollout) -> dict[str, float]:
     for path, sizes in rollout.series["sizes"].items():
         if path.startswith("obs") and key_of(path).startswith(PIXELS):
             found[path] = float(np.max(sizes))
-    for path, low in rollout.lowest.items():
-        high = rollout.highest[path]
+    for path, low, high in _ranges(rollout):
         bytes_like = (low >= 0) & (high > 100) & (high <= 255)
         if np.sum(bytes_like) > max(IMAGE, low.size / 2):
             found[path] = float(np.max(high))

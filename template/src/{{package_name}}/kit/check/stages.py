@@ -6,7 +6,7 @@ episodes of a batch are run (rollout.py).
 
 import numbers
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from brax.envs.base import Env
 from ..env.actions import ActionSpace, Continuous, Discrete, abstract, known_space
 from ..env.keys import is_typed_key
 from ..errors import Failure, UsageError, failure
+from ..ppo.task import Task
 from ..trace import jaxprs
 from ..trace.calls import KEY, Call, trace
 
@@ -46,20 +47,13 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What is checked, and how; see `examine`.
+class Subject:
+    """What is checked: a task, and its environment, or the `Failure` of making it."""
 
-    `env` is one environment, or the `Failure` of making it.
-    """
-
-    env: Any
+    task: Task
     seed: int
-    episode_length: int
-    action_repeat: int
-    action_space: ActionSpace | None
     clock: Clock
-    network_factory: Callable[..., Any] | None = None
-    normalize_observations: bool = True
+    env: Any = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +61,7 @@ class Attempt:
     """What the environment declares, and whether `reset` and `step` can be traced.
 
     Attributes:
-      declared: the action space that the caller or the environment names, if one does.
+      declared: the action space that the environment names, if it does.
       space: the action space that `step` takes.
       reset, step: the first trace of each; `step` is None if `reset` failed.
       resets, steps: all traces of each that went through.
@@ -84,29 +78,25 @@ class Attempt:
     refused: Failure | None
     unknown: str | None
 
-    @classmethod
-    def of(cls, settings: Settings) -> "Attempt":
-        env, declared, unknown = settings.env, settings.action_space, None
-        named = ask(env, "action_space") if declared is None else None
-        if named is not None and not isinstance(named, Failure):
-            try:
-                declared = known_space(named)
-            except UsageError as error:
-                unknown = str(error)
-        space, step, refused = declared or Continuous(1), None, None
-        resets, steps = [reset := trace(env, lambda rng: env.reset(rng), KEY)], []
-        if isinstance(reset, Call):
-            space, step, refused = _find_space(env, reset, declared, ask(env, "action_size"))
-            steps.append(step)
-            if isinstance(step, Call):
-                resets += [trace(env, env.reset, KEY)]
-                steps += [trace(env, env.step, reset.state, abstract(space))]
-                resets += [trace(env, env.reset, KEY)]
-        return cls(declared, space, reset, step, _calls(resets), _calls(steps), refused, unknown)
 
-
-def _calls(traces: Iterable[Call | Failure]) -> tuple[Call, ...]:
-    return tuple(x for x in traces if isinstance(x, Call))
+def attempt(subject: Subject) -> Attempt:
+    env, named, declared, unknown = subject.env, ask(subject.env, "action_space"), None, None
+    if named is not None and not isinstance(named, Failure):
+        try:
+            declared = known_space(named)
+        except UsageError as error:
+            unknown = str(error)
+    space, step, refused = declared or Continuous(1), None, None
+    resets, steps = [reset := trace(env, lambda rng: env.reset(rng), KEY)], []
+    if isinstance(reset, Call):
+        space, step, refused = _find_space(env, reset, declared, ask(env, "action_size"))
+        steps.append(step)
+        if isinstance(step, Call):
+            resets += [trace(env, env.reset, KEY)]
+            steps += [trace(env, env.step, reset.state, abstract(space))]
+            resets += [trace(env, env.reset, KEY)]
+    calls = [tuple(x for x in found if isinstance(x, Call)) for found in (resets, steps)]
+    return Attempt(declared, space, reset, step, *calls, refused, unknown)
 
 
 @dataclass(frozen=True)

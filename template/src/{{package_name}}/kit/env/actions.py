@@ -6,8 +6,7 @@ Each space is one class with the same members:
   shape, dtype: of one action.
   sample(key, shape): uniformly random actions, (*shape, *self.shape).
   distribution(): the policy's distribution, as Brax's PPO takes it.
-  held(): constant actions that reach every extreme, by name; `check` tries them all.
-  parts(): how many choices each part of an action has, by name; None for a number.
+  held(): constant actions that reach every extreme, by name.
 """
 
 import functools
@@ -54,9 +53,6 @@ class Continuous:
             for name, value in (("zero", 0.0), ("+1", 1.0), ("-1", -1.0))
         }
 
-    def parts(self) -> dict[str, int | None]:
-        return {f"action[{i}]": None for i in range(self.size)}
-
 
 @dataclass(frozen=True)
 class Discrete:
@@ -78,9 +74,6 @@ class Discrete:
 
     def held(self) -> dict[str, Any]:
         return {f"choice {i}": np.int32(i) for i in range(min(self.size, 16))}
-
-    def parts(self) -> dict[str, int | None]:
-        return {"action": self.size}
 
 
 @dataclass(frozen=True)
@@ -117,9 +110,6 @@ class MultiDiscrete:
     def held(self) -> dict[str, Any]:
         last = np.array(self.num_choices, np.int32) - 1
         return {f"choice {i}": np.minimum(i, last) for i in range(min(max(self.num_choices), 16))}
-
-    def parts(self) -> dict[str, int | None]:
-        return {f"action[{i}]": count for i, count in enumerate(self.num_choices)}
 
 
 NEVER = -1e9  # a logit; infinity would give NaN gradients

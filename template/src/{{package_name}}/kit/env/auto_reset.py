@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from brax.envs.base import State, Wrapper
+from brax.envs.base import Env, State, Wrapper
 from brax.envs.wrappers import training
 
 from .time_limit import WRAPPER_INFO, EpisodeWrapper, where
@@ -122,7 +122,7 @@ class AutoResetWrapper(Wrapper):
     def _reset_rows(self, keys: jax.Array, domains: jax.Array) -> State:
         """Resets as many environments as there are keys, each with its own randomised system."""
         batch = self._batch
-        if not isinstance(batch, training.DomainRandomizationVmapWrapper):
+        if not isinstance(batch, RandomisedBatch):
             return batch.reset(keys)
 
         def reset(key: jax.Array, domain: jax.Array) -> State:
@@ -131,11 +131,20 @@ class AutoResetWrapper(Wrapper):
                     lambda x: x if axis is None else jnp.take(x, domain, axis), part
                 )
 
-            system = jax.tree.map(take, batch._in_axes, batch._sys_v, is_leaf=_is_none)
+            systems, in_axes = batch.randomised
+            system = jax.tree.map(take, in_axes, systems, is_leaf=_is_none)
             with batch.v_env_fn(system) as env:
                 return env.reset(key)
 
         return jax.vmap(reset)(keys, domains)
+
+
+class RandomisedBatch(training.DomainRandomizationVmapWrapper):
+    """Brax's wrapper; `randomised` is what `randomization_fn` gave: systems and their axes."""
+
+    def __init__(self, env: Env, randomization_fn: Callable[[Any], tuple[Any, Any]]) -> None:
+        self.randomised = randomization_fn(env.sys)
+        super().__init__(env, lambda _: self.randomised)
 
 
 def _as_one_batch(fun: Callable[..., Any], *args: Any) -> Any:

@@ -7,7 +7,7 @@ from brax.envs.base import Env, Wrapper
 from brax.envs.wrappers import training
 
 from ..errors import UsageError
-from .auto_reset import AutoResetWrapper
+from .auto_reset import AutoResetWrapper, RandomisedBatch
 from .time_limit import EpisodeWrapper, OneEpisodeWrapper
 
 RandomizationFn = Callable[[Any], tuple[Any, Any]]
@@ -54,7 +54,7 @@ def _limit_episodes(
     if randomization_fn is None:
         batch: Wrapper = training.VmapWrapper(env)
     elif hasattr(env.unwrapped, "sys"):
-        batch = training.DomainRandomizationVmapWrapper(env, randomization_fn)
+        batch = RandomisedBatch(env, randomization_fn)
     else:
         name = type(env.unwrapped).__name__
         raise UsageError(

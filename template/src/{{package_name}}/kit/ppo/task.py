@@ -31,9 +31,10 @@ class Task:
         `action_repeat` and `randomization_fn` by name. Training, evaluation and drawing use it;
         `kit.wrappers` has what they use if it is None.
       randomization_fn: domain randomisation, as `ppo.train` takes it. `play` does not use it.
+      ignore_rules: rules of `check` that this task breaks on purpose, such as `("episode-ends",)`.
 
     Raises:
-      UsageError: `environment` is an environment and not what makes one.
+      UsageError: `environment` is an environment and not what makes one, or `ignore_rules` is text.
     """
 
     environment: Callable[[], Env]
@@ -41,35 +42,40 @@ class Task:
     network_factory: types.NetworkFactory[PPONetworks]
     wrap_env_fn: Callable[..., Env] | None = None
     randomization_fn: Callable[..., tuple[Any, Any]] | None = None
+    ignore_rules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.environment, Env):
             made = type(self.environment).__name__
             raise UsageError(f"A task's environment is a class or function: {made}, not {made}().")
+        if isinstance(self.ignore_rules, str):
+            raise UsageError(f"ignore_rules is a tuple: ({self.ignore_rules!r},), with a comma.")
 
-    def batched(self, *, training: bool) -> Env:
-        """A batch of its environment, as for training or for whole episodes.
+    def batched(
+        self,
+        environment: Env | None = None,
+        *,
+        training: bool,
+        randomization_fn: Callable[[Any], tuple[Any, Any]] | None = None,
+    ) -> Env:
+        """A batch of environments, as for training or for whole episodes.
 
-        Without domain randomisation.
+        Args:
+          environment: the one to wrap; a new one if None.
+          training: with auto-reset.
+          randomization_fn: the task's, with its keys; None for the environment as it is.
         """
         wrap = self.wrap_env_fn or (wrap_for_training if training else wrap_for_evaluation)
         return wrap(
-            self.environment(),
+            environment or self.environment(),
             episode_length=self.settings.episode_length,
             action_repeat=self.settings.action_repeat,
-            randomization_fn=None,
+            randomization_fn=randomization_fn,
         )
 
     def make_ppo(self, mesh: Mesh | None = None) -> PPO:
-        """See `kit.ppo.make_ppo`."""
-        return make_ppo(
-            self.environment(),
-            self.settings,
-            self.network_factory,
-            wrap_env_fn=self.wrap_env_fn,
-            randomization_fn=self.randomization_fn,
-            mesh=mesh,
-        )
+        """See `make_ppo`."""
+        return make_ppo(self, mesh)
 
 
 def tasks_in(config: ModuleType) -> dict[str, Task]:

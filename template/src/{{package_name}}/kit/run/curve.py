@@ -11,14 +11,17 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import files, folder
+from .display import FEW_METRICS, Row, metrics_in
 from .statistics import bootstrap_interval, interquartile_mean
+
+COLUMNS = 3  # of panels
 
 
 def draw(run: Path) -> None:
@@ -27,34 +30,38 @@ def draw(run: Path) -> None:
     One seed: the mean return of each evaluation, with the standard deviation of its episodes.
     Several: each seed's mean return, their median, and their interquartile mean with a 95 %
     interval. A seed that lacks an evaluation is left out there. Both: the mean return of the
-    training episodes that ended since the evaluation before; of several seeds the median.
+    training episodes that ended since the evaluation before; of several seeds the median. Below,
+    small, the environment's own metrics, of several seeds the median; of more than six the first.
     """
     rows = folder.read_metrics(run)
     curves = _curves(rows)
     if not curves:
         return
     _import_matplotlib()
-    from matplotlib import ticker
     from matplotlib.figure import Figure  # no pyplot, so no window system
 
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
+    own = sorted(metrics_in(rows), key=lambda name: name != "success")[:FEW_METRICS]
+    lines = -(-len(own) // COLUMNS)  # of panels
+    figure = Figure(figsize=(7, 4 + 1.7 * lines), layout="constrained")
+    grid = figure.add_gridspec(1 + lines, COLUMNS, height_ratios=[4, *[1.7] * lines])
+    axes = figure.add_subplot(grid[0, :])
     if len(curves) == 1:
         _draw_one(axes, *curves.values())
     else:
         _draw_several(axes, list(curves.values()))
-    _draw_training(axes, rows)
+    _draw_medians(
+        axes, rows, "training/episode_reward", "C2:", marker=".", label="training episodes"
+    )
     axes.legend(frameon=False, loc="best")
-    name = run.absolute().name
-    title = "".join(c if c.isprintable() else "?" for c in name)
     axes.set(xlabel="environment steps", ylabel="return")
-    # A name may hold `$`, which is no mathematics.
-    axes.set_title(title if len(title) < 70 else title[:67] + "...", parse_math=False)
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
-    axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))  # 500k, 1M
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.margins(x=0.02)
-    axes.spines[["top", "right"]].set_visible(False)
+    _set_title(axes, run.absolute().name, 67)
+    _set_style(axes)
+    for place, name in enumerate(own):
+        panel = figure.add_subplot(grid[1 + place // COLUMNS, place % COLUMNS])
+        _draw_medians(panel, rows, f"eval/episode_{name}", "C0", marker=".")
+        _set_title(panel, name, 26, fontsize="small")
+        _set_style(panel)
+        panel.tick_params(labelsize="x-small")
     image = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the font may lack a character of the name
@@ -70,7 +77,7 @@ Curve = dict[float, tuple[float, float]]
 """By number of steps: the mean return of an evaluation, and its standard deviation if known."""
 
 
-def _curves(rows: Sequence[Mapping[str, float]]) -> dict[float, Curve]:
+def _curves(rows: Sequence[Row]) -> dict[float, Curve]:
     """By seed, without the evaluations whose return can't be drawn."""
     curves: dict[float, Curve] = {}
     for row in rows:
@@ -107,15 +114,31 @@ def _draw_several(axes: Any, curves: Sequence[Curve]) -> None:
     axes.plot(steps, medians, color="C1", linestyle="--", linewidth=1.4, label="median")
 
 
-def _draw_training(axes: Any, rows: Sequence[Mapping[str, float]]) -> None:
-    """The returns of training episodes, whose actions are sampled."""
+def _draw_medians(axes: Any, rows: Sequence[Row], name: str, style: str, **options: Any) -> None:
+    """The median over seeds of a number in the rows."""
     at_step: dict[float, list[float]] = {}
     for row in rows:
-        if abs(row.get("training/episode_reward", math.nan)) < LARGEST:
-            at_step.setdefault(row["steps"], []).append(row["training/episode_reward"])
+        if abs(row.get(name, math.nan)) < LARGEST:
+            at_step.setdefault(row["steps"], []).append(row[name])
     if at_step:
-        steps, medians = list(at_step), [np.median(returns) for returns in at_step.values()]
-        axes.plot(steps, medians, "C2:", marker=".", linewidth=1.4, label="training episodes")
+        medians = [np.median(values) for values in at_step.values()]
+        axes.plot(list(at_step), medians, style, linewidth=1.4, **options)
+
+
+def _set_title(axes: Any, name: str, length: int, **options: Any) -> None:
+    title = "".join(c if c.isprintable() else "?" for c in name)
+    title = title if len(title) <= length + 3 else title[:length] + "..."
+    axes.set_title(title, parse_math=False, **options)  # a name may hold `$`, not mathematics
+
+
+def _set_style(axes: Any) -> None:
+    from matplotlib import ticker
+
+    axes.xaxis.set_major_locator(ticker.MaxNLocator("auto", integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))  # 500k, 1M
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.margins(x=0.02)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _import_matplotlib() -> None:

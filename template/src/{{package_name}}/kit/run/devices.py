@@ -23,18 +23,12 @@ from ..bounds import MANY, Bounds
 from ..env.keys import raw
 from ..errors import UsageError
 from ..ppo.sharding import AXIS
-from .signals import keep_stdout_for_python
 
 
 def make_mesh(divided: dict[str, int], num_devices: int | None = None) -> Mesh | None:
-    """The devices that a run uses.
+    """The devices that a run uses; None for a single one, which needs no mesh.
 
-    Args:
-      divided: what is divided over the devices, by the name of its setting.
-      num_devices: how many devices; all that JAX sees, on all machines, if None.
-
-    Returns:
-      None for a single device, which needs no mesh.
+    `divided` are the numbers that are divided over the devices, by the name of their setting.
 
     Raises:
       UsageError: there are not so many devices, or a number can't be divided by them.
@@ -66,10 +60,8 @@ def use_cores(num_seeds: int) -> None:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     count = max(n for n in range(1, min(cores or 1, num_seeds) + 1) if num_seeds % n == 0)
-    is_chosen = "JAX_NUM_CPU_DEVICES" in os.environ or "device_count" in os.environ.get(
-        "XLA_FLAGS", ""
-    )
-    if count > 1 and not is_chosen:
+    flags = os.environ.get("XLA_FLAGS", "")
+    if count > 1 and "JAX_NUM_CPU_DEVICES" not in os.environ and "device_count" not in flags:
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", count)
 
@@ -85,26 +77,20 @@ def join(
 ) -> None:
     """Lets this process train together with others, through `jax.distributed`.
 
-    Args:
-      coordinator: HOST:PORT of the process 0; JAX asks SLURM, Open MPI or Kubernetes if None.
-      num_processes: how many there are.
-      process_id: which one this is.
-      timeout: seconds to wait for the others.
+    JAX asks SLURM, Open MPI or Kubernetes where the arguments are None. `coordinator` is HOST:PORT
+    of process 0, and `timeout` the seconds to wait for the others.
 
     Raises:
       UsageError: JAX was used before, nothing says who the others are, or they can't be reached.
     """
     address = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
-    if address is not None and not _is_address(address):
-        raise UsageError(
-            f"The address of process 0 is {address!r}, which has to be HOST:PORT, such as "
-            "10.0.0.1:1234 or [::1]:1234."
-        )
-    if num_processes is not None and process_id is not None:
-        MANY.check("--num-processes", num_processes)
-        Bounds(0, num_processes - 1).check("--process-id", process_id)
-    if address is not None and process_id == 0:
-        _refuse_taken_port(int(address.rpartition(":")[2]))
+    if address is not None:
+        port = _port_of(address)
+        if num_processes is not None and process_id is not None:
+            MANY.check("--num-processes", num_processes)
+            Bounds(0, num_processes - 1).check("--process-id", process_id)
+        if process_id == 0:
+            _refuse_taken_port(port)
     # JAX would take SIGTERM away from the run, which saves everything when it gets one.
     jax.config.update("jax_enable_preemption_service", False)
     failed: list[Exception] = []
@@ -133,18 +119,34 @@ def join(
             f"After {timeout:g} s not all processes have joined ({others}): see that all run and "
             "have the same address, and that no firewall is between them."
         )
-    if not failed:
-        return keep_stdout_for_python()
-    why = (str(failed[0]) or type(failed[0]).__name__).splitlines()[0]
-    if "before any JAX" in str(failed[0]):
-        raise UsageError(
+    if failed:
+        raise _why_not_joined(failed[0]) from None
+    _keep_stdout_for_python()
+
+
+def _why_not_joined(error: Exception) -> UsageError:
+    if "before any JAX" in str(error):
+        return UsageError(
             "JAX was used before the processes could join: move what uses it in env.py, "
             "encoder.py and config.py from module level into functions."
         )
-    raise UsageError(
+    why = (str(error) or type(error).__name__).splitlines()[0]
+    return UsageError(
         f"The processes can't join ({why}): start them with srun or mpirun, or name --coordinator "
         "HOST:PORT, --num-processes and --process-id."
     )
+
+
+def _port_of(address: str) -> int:
+    """That of HOST:PORT, of which an IPv6 address has brackets; raises UsageError if it is none."""
+    found = re.fullmatch(r"(\[[\w:.%]+\]|[\w.-]+):([0-9]{1,5})", address)
+    port = int(found[2]) if found else 0
+    if not 1 <= port < 2**16:
+        raise UsageError(
+            f"The address of process 0 is {address!r}, which has to be HOST:PORT, such as "
+            "10.0.0.1:1234 or [::1]:1234."
+        )
+    return port
 
 
 def _refuse_taken_port(port: int) -> None:
@@ -163,10 +165,14 @@ def _refuse_taken_port(port: int) -> None:
             ) from None
 
 
-def _is_address(text: str) -> bool:
-    """Whether it is HOST:PORT; an IPv6 address has brackets."""
-    found = re.fullmatch(r"(\[[\w:.%]+\]|[\w.-]+):([0-9]{1,5})", text)
-    return found is not None and 1 <= int(found[2]) < 2**16
+def _keep_stdout_for_python() -> None:
+    """Drops what libraries print from C++, such as to whom Gloo has connected."""
+    stdout = sys.stdout.fileno()
+    sys.stdout.flush()
+    own = os.dup(stdout)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), stdout)
+    sys.stdout = os.fdopen(own, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
 
 
 def is_first() -> bool:

@@ -1,11 +1,10 @@
-"""What a run shows: a live line, early advice, and reports to TensorBoard and Weights & Biases."""
+"""What a run prints: a line that moves, and lines that stay."""
 
 import contextlib
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -18,6 +17,9 @@ from .files import printable
 
 Row = Mapping[str, float]
 
+RETURN = "eval/episode_reward"
+FEW_METRICS = 6
+
 
 def number(x: float) -> str:
     """`x` with two decimals, or with four digits where those would be 0 or too many."""
@@ -25,15 +27,48 @@ def number(x: float) -> str:
     return f"{x + 0.0:.2f}" if is_usual else f"{x:.4g}"  # + 0.0: no -0.00
 
 
+def mean_of(rows: Sequence[Row]) -> dict[str, float]:
+    """The mean of each number over the rows that have it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
+
+
+def metrics_in(rows: Iterable[Row]) -> list[str]:
+    """The names of the environment's own metrics, which evaluations sum over each episode."""
+    start = "eval/episode_"
+    names = dict.fromkeys(name for row in rows for name in row if name.startswith(start))
+    own = (name.removeprefix(start) for name in names)
+    return [name for name in own if name not in ("reward", "reward_std")]
+
+
+def few_metrics(names: Sequence[str]) -> list[str]:
+    """The metrics to show beside the return: at most six, or of more `success` alone."""
+    return [name for name in names if len(names) <= FEW_METRICS or name == "success"]
+
+
+def evaluation_line(rows: Sequence[Row]) -> str:
+    """An evaluation in a line: means over the seeds, whose rows these are."""
+    mean = mean_of(rows)
+    # Over episodes for one seed, over seeds for several.
+    spread = mean["eval/episode_reward_std"]
+    if len(rows) > 1:
+        spread = float(np.std([row[RETURN] for row in rows]))
+    text = f"{rows[0]['steps']:>12,} steps   return {number(mean[RETURN]):>9} ± {number(spread)}   "
+    beside = ""
+    if "training/episode_reward" in mean:
+        beside = f"in training {number(mean['training/episode_reward']):>9}"
+    text += f"{beside:21}   length {mean['eval/avg_episode_length']:6.1f}   "
+    if "training/sps" in mean:
+        text += f"{mean['training/sps']:10,.0f} steps/s"
+    for name in few_metrics(metrics_in(rows)):
+        text += f"   {name} {number(mean[f'eval/episode_{name}'])}"
+    return text.rstrip()
+
+
 class Display:
-    """A line that moves while a run trains, and lines that stay.
+    """A line that moves while a run trains, and lines that stay. To be used with `with`.
 
-    Without a terminal there are only lines that stay. To be used with `with`.
-
-    Args:
-      console: where to print.
-      total_steps: steps of the whole run.
-      steps: those that a resumed run has already.
+    Without a terminal there are only lines that stay. A resumed run has some `steps` already.
     """
 
     def __init__(self, console: Console, total_steps: int, steps: int = 0) -> None:
@@ -61,12 +96,7 @@ class Display:
             self._console.show_cursor(True)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._progress.stop()
 
     def say(self, text: str) -> None:
@@ -100,16 +130,10 @@ class Display:
         self.say(f"Compiled in {time.perf_counter() - start:.1f} s.")
 
     def progress(self, steps: int, steps_per_second: float, values: Row) -> None:
-        """Moves the line.
+        """Moves the line to `steps`; shows return and loss of the `training/...` values.
 
-        Args:
-          steps: those of the whole run so far.
-          steps_per_second: of the last updates.
-          values: `training/...`, of which the line shows the return and the loss; either may be
-            missing, or not finite where no episode has ended.
+        Either may be missing, or not finite.
         """
-        if not self._live:
-            return
         text = f"{steps:,} steps  {steps_per_second:,.0f} steps/s"
         for name, key in (("return", "episode_reward"), ("loss", "total_loss")):
             value = values.get(f"training/{key}", math.nan)
@@ -131,8 +155,3 @@ class _Line(ProgressColumn):
         if task.time_remaining is not None:
             text = f"{timedelta(seconds=round(task.time_remaining))} left  {text}"
         return Text(f"{math.floor(task.percentage):3d} %  {text}")
-
-
-def _mean(rows: Sequence[Row]) -> dict[str, float]:
-    names = {name: None for row in rows for name in row}
-    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}

@@ -1,16 +1,11 @@
-"""Reading and writing in a folder that may come from a stranger or stand on a full disk.
-
-Links are not followed, and what is no regular file is refused: neither lands a write outside of
-the folder, nor does a read wait for a pipe or fill the memory from a device.
-"""
+"""Files that are written whole or not at all, read up to a limit, and never through a link."""
 
 import contextlib
 import os
 import shlex
-import stat
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, cast
 
 from ..errors import UsageError
 
@@ -19,8 +14,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-# O_NONBLOCK: opening a pipe would wait for its other end. Windows has neither of the first two.
-SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)  # Windows lacks the first
 
 
 class FileError(OSError):
@@ -28,7 +22,7 @@ class FileError(OSError):
 
 
 def printable(value: object) -> str:
-    """`str(value)` as one line; what a terminal would obey or can't show is escaped.
+    """`str(value)` as one line; characters that a terminal would obey or can't show are escaped.
 
     Errors hold texts and paths as they are: what prints them escapes them.
     """
@@ -53,41 +47,6 @@ def reason(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
-def refuse_no_folder(path: Path) -> None:
-    """Raises UsageError if there is something at `path` that is no folder, or a link to one."""
-    if path.is_symlink():
-        raise UsageError(
-            f"{path} is a link, and links are not followed: put what it leads to in its place, or "
-            "remove it."
-        )
-    if os.path.lexists(path) and not path.is_dir():
-        raise UsageError(f"{path} is no folder, but a run has a folder there: remove it.")
-
-
-def folder(place: Path, *names: str, own_links: bool = False) -> Path:
-    """Makes PLACE/NAME/NAME/... for a library that writes there, and that would follow links.
-
-    Args:
-      place: a folder.
-      names: of the folders in it, one in another; made where they are missing.
-      own_links: whether the library keeps links of its own in the last one.
-
-    Raises:
-      UsageError: one of them is a link or no folder, or the last one holds a link.
-      FileError: one can't be made.
-    """
-    path = place
-    for name in names:
-        path = path / name
-        with naming(path):
-            refuse_no_folder(path)
-            path.mkdir(exist_ok=True)
-    for entry in () if own_links else path.iterdir():
-        if entry.is_symlink():
-            refuse_no_folder(entry)
-    return path
-
-
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Makes an OSError a FileError that says which file it is about."""
@@ -97,30 +56,55 @@ def naming(path: Path) -> Iterator[None]:
         raise FileError(error.errno, reason(error), str(path)) from None
 
 
-@contextlib.contextmanager
-def reading(path: Path, limit: int) -> Iterator[BinaryIO]:
-    """Opens a regular file of at most `limit` bytes.
+def refuse_link(path: Path) -> None:
+    """Raises UsageError if `path` is a link."""
+    if path.is_symlink():
+        raise UsageError(
+            f"{path} is a link, and links are not followed: put what it leads to in its place, or "
+            "remove it."
+        )
+
+
+def refuse_no_folder(path: Path) -> None:
+    """Raises UsageError if there is something at `path` that is no folder, or a link to one."""
+    refuse_link(path)
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is no folder, but a run has a folder there: remove it.")
+
+
+def folder(place: Path, *names: str) -> Path:
+    """Makes the folders PLACE/NAME/NAME/... where they are missing.
 
     Raises:
-      UsageError: it is something else, is larger, or can't be read.
+      UsageError: one of them is a link or no folder.
+      FileError: one can't be made.
     """
-    try:
-        with _open(path, os.O_RDONLY) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > limit:
-                raise UsageError(
-                    f"{path} has {size:,} bytes, but at most {limit:,} are expected there: restore "
-                    "it from a backup, or delete it."
-                )
-            yield file
-    except OSError as error:
-        raise UsageError(f"{path} can't be read ({reason(error)}).") from None
+    for name in names:
+        place = place / name
+        with naming(place):
+            refuse_no_folder(place)
+            place.mkdir(exist_ok=True)
+    return place
 
 
 def read(path: Path, limit: int) -> bytes:
-    """All of a regular file of at most `limit` bytes; raises UsageError as `reading` does."""
-    with reading(path, limit) as file:
-        return file.read(os.fstat(file.fileno()).st_size)
+    """All of a file of at most `limit` bytes.
+
+    Raises:
+      UsageError: it is larger, or can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(limit + 1) if size <= limit else b""
+    except OSError as error:
+        raise UsageError(f"{path} can't be read ({reason(error)}).") from None
+    if max(size, len(data)) > limit:
+        raise UsageError(
+            f"{path} has more than the {limit:,} bytes that are expected there: restore it from a "
+            "backup, or delete it."
+        )
+    return data
 
 
 def write(path: Path, *data: bytes) -> None:
@@ -133,9 +117,8 @@ def write(path: Path, *data: bytes) -> None:
     with naming(path):
         part.unlink(missing_ok=True)  # what a killed process left
         try:
-            with _open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
-                for chunk in data:
-                    file.write(chunk)
+            with part.open("xb") as file:
+                file.writelines(data)
                 file.flush()
                 os.fsync(file.fileno())  # or a power cut might leave an empty file of that name
             part.replace(path)
@@ -150,13 +133,13 @@ def append(path: Path, data: bytes) -> None:
 
     Raises:
       FileError: the disk is full or can't be written to; `filename` is `path`.
-      UsageError: `path` is no regular file.
+      UsageError: `path` is a link.
     """
-    with naming(path), _open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, buffering=0) as file:
+    with naming(path), _open(path) as file:
         size = file.seek(0, os.SEEK_END)
         if size:
             file.seek(size - 1)
-            data = b"\n" * (file.read(1) != b"\n") + data
+            data = data if file.read(1) == b"\n" else b"\n" + data
         try:
             while data:
                 data = data[file.write(data) :]
@@ -166,40 +149,35 @@ def append(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def lock(path: Path) -> Iterator[bool]:
-    """Locks a file, which is made if need be; gives False if another process holds it.
+def lock(folder: Path, busy: str) -> Iterator[None]:
+    """Keeps other processes out of a folder that lock it too.
 
     The kernel releases the lock when the process ends, however it ends. On systems without `fcntl`
     (Windows) and on file systems without locks nothing is locked.
+
+    Raises:
+      UsageError: another process holds the lock, with the text `busy`; or the folder can't be
+        written to.
     """
-    with naming(path):
-        file = _open(path, os.O_RDWR | os.O_CREAT)
-    with file:
-        free = True
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                free = False
-            except OSError:
-                pass  # some network file systems have no locks
-        yield free
-
-
-def _open(path: Path, flags: int, buffering: int = -1) -> BinaryIO:
-    """Opens a regular file; raises UsageError if `path` is something else."""
-    refusal = UsageError(
-        f"{path} is a link, a folder or a device, where a run has a plain file: "
-        "replace it by one, or remove it."
-    )
     try:
-        descriptor = os.open(path, flags | SAFELY, 0o666)
-    except OSError:
-        if path.is_symlink():
-            raise refusal from None
-        raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise refusal
-    mode = {os.O_RDONLY: "rb", os.O_WRONLY: "wb"}.get(flags & (os.O_WRONLY | os.O_RDWR), "r+b")
-    return cast(BinaryIO, open(descriptor, mode, buffering))
+        file = _open(folder / ".lock")
+    except OSError as error:
+        raise UsageError(
+            f"{folder} can't be written to ({reason(error)}): name another folder."
+        ) from None
+    with file:
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(busy) from None
+        except OSError:
+            pass  # some network file systems have no locks
+        yield
+
+
+def _open(path: Path) -> FileIO:
+    """Opens a file to read and write; it is made if need be. Raises UsageError if it is a link."""
+    refuse_link(path)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | NO_LINKS, 0o666)
+    return open(descriptor, "r+b", buffering=0)

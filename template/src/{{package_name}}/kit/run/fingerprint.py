@@ -79,10 +79,7 @@ def _source(environment: Env) -> str:
 
 
 def _networks(ppo: PPO) -> str:
-    """A digest of what the networks compute, whatever their parameters: of their jaxpr.
-
-    Two versions of JAX write the same networks differently.
-    """
+    """A digest of the networks' jaxpr, whatever their parameters; another JAX has another one."""
 
     def act(statistics: Any, params: Any, obs: Any, key: jax.Array) -> Any:
         policy = make_inference_fn(ppo.networks)((statistics, params.policy, params.value))
@@ -103,5 +100,8 @@ def _networks(ppo: PPO) -> str:
 
 def _uses_mujoco(state: State) -> bool:
     """Whether the state of an environment holds anything of MuJoCo's."""
-    nodes = jax.tree.leaves(state, is_leaf=lambda x: type(x).__module__.startswith("mujoco"))
-    return any(type(node).__module__.startswith("mujoco") for node in nodes)
+
+    def is_mujoco(x: Any) -> bool:
+        return type(x).__module__.startswith("mujoco")
+
+    return any(map(is_mujoco, jax.tree.leaves(state, is_leaf=is_mujoco)))

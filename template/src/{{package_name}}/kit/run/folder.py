@@ -6,9 +6,7 @@ checkpoints/        parameters and running statistics, one file for each evaluat
 resume.msgpack      what training goes on from: the whole newest state, and sums for its next row
 learning_curve.png
 
-With several seeds all arrays of a checkpoint have a leading axis (num_seeds, ...). Each msgpack
-file starts with the SHA-256 of the rest. A folder may come from a stranger: what is read is
-bounded and checked, and links are not followed.
+With several seeds all arrays of a checkpoint have a leading axis (num_seeds, ...).
 """
 
 import contextlib
@@ -17,7 +15,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -39,37 +37,25 @@ from .files import quoted
 
 MAX_CONFIG = 2**20  # bytes
 MAX_METRICS = 2**32  # a row has about 1 kB, so this is 1000 evaluations of 4000 seeds
-MAX_LINE = 2**20
 # Parts of the training state: the networks, and the running statistics that they rely on.
 IN_CHECKPOINT = ("params", "normalizer_params", "reward_scale")
-
-# What is read again from metrics.jsonl: by a resumed run, `best`, `draw` and `replay`.
-IN_EVERY_ROW = {
-    *("steps", "seed"),
-    *("eval/episode_reward", "eval/avg_episode_length", "eval/time_limit_reached"),
-}
+IN_CONFIG = {"task", "settings", "num_devices", "observation", "action_space", "versions"}
 
 # ---- the folder ---------------------------------------------------------------------------------
 
 
 def refuse_existing(run: Path | None) -> None:
     """Raises UsageError where `make_folder` would: before anything is compiled, nothing is made."""
-    if run is not None:
-        try:
-            taken = os.path.lexists(run) and {path.name for path in run.iterdir()} - {".lock"}
-        except OSError as error:
-            raise UsageError(
-                f"{run} can't be used as a folder ({files.reason(error)}): name another one."
-            ) from None
-        if taken:
-            hint = f", or continue with --resume {quoted(run)}" * ("config.json" in taken)
-            raise UsageError(f"{run} exists already: name a new folder{hint}.")
     folder = run or Path("runs")
     place = next((path for path in (folder, *folder.parents) if os.path.exists(path)), Path())
     if not place.is_dir():
         raise UsageError(f"{place} is no folder: name a folder in another place.")
-    if not os.access(place, os.W_OK | os.X_OK):
+    if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
         raise UsageError(f"{place} can't be written to: name a folder in another place.")
+    taken = {path.name for path in place.iterdir()} - {".lock"} if place == run else set()
+    if taken:
+        hint = f", or continue with --resume {quoted(place)}" if "config.json" in taken else ""
+        raise UsageError(f"{place} exists already: name a new folder{hint}.")
 
 
 def make_folder(run: Path | None = None) -> Path:
@@ -79,8 +65,8 @@ def make_folder(run: Path | None = None) -> Path:
       UsageError: the folder holds something already, or can't be made.
     """
     refuse_existing(run)
-    started = Path("runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    folder, number = run or started, 1
+    folder = started = Path("runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    number = 1
     try:
         if run is not None:
             run.mkdir(parents=True, exist_ok=True)
@@ -95,45 +81,21 @@ def make_folder(run: Path | None = None) -> Path:
             folder = started.with_name(f"{started.name}-{number}")
     except OSError as error:
         raise UsageError(
-            f"{folder} can't be made ({files.reason(error)}): name another folder."
+            f"{run or folder} can't be made ({files.reason(error)}): name another folder."
         ) from None
 
 
-@contextlib.contextmanager
-def lock(run: Path) -> Iterator[None]:
-    """Keeps other processes from training in this run; a crash does not leave the lock behind.
-
-    It does nothing on systems without `fcntl` (Windows) and on file systems without locks.
-
-    Raises:
-      UsageError: another process holds it, or the folder can't be written to.
-    """
-    with contextlib.ExitStack() as stack:
-        try:
-            free = stack.enter_context(files.lock(run / ".lock"))
-        except OSError as error:
-            raise UsageError(f"{run} can't be written to ({files.reason(error)}).") from None
-        if not free:
-            raise UsageError(
-                f"Another process is training in {run}: wait until it ends, or train in another "
-                "folder."
-            )
-        yield
+def lock(run: Path) -> contextlib.AbstractContextManager[None]:
+    """Keeps other processes from training in this run; raises as `files.lock` does."""
+    busy = f"Another process is training in {run}: wait until it ends, or train in another folder."
+    return files.lock(run, busy)
 
 
 # ---- config.json --------------------------------------------------------------------------------
 
 
 def write_config(run: Path, name: str, task: Task, ppo: PPO, num_devices: int = 1) -> None:
-    """Writes config.json.
-
-    Args:
-      run: a run folder.
-      name: what `config.py` calls the task.
-      task: what is trained.
-      ppo: what `task.make_ppo` gave.
-      num_devices: how many devices share the work.
-    """
+    """Writes config.json; `name` is what `config.py` calls the task, `ppo` what it makes."""
     saved = {
         "task": name,
         "settings": dataclasses.asdict(task.settings),
@@ -149,57 +111,44 @@ def read_config(run: Path) -> dict[str, Any]:
     Raises:
       UsageError: `run` is no run folder, or the file was edited into what no run has.
     """
+    return _read(run)[0]
+
+
+def read_settings(run: Path) -> PPOConfig:
+    """The settings of a run; raises UsageError as `read_config` does."""
+    return _read(run)[1]
+
+
+def task_of(run: Path, task: Task | Mapping[str, Task]) -> tuple[str, Task]:
+    """The name of the task that a run trained, and the task with the run's settings.
+
+    `task` is the task itself, or the tasks of `config.py`, of which the run names one.
+
+    Raises:
+      UsageError: `run` is no run folder, or no task has that name.
+    """
+    saved, settings = _read(run)
+    if not isinstance(task, Task):
+        _, task = choose(task, saved["task"])
+    return saved["task"], dataclasses.replace(task, settings=settings)
+
+
+def _read(run: Path) -> tuple[dict[str, Any], PPOConfig]:
     path = run / "config.json"
-    if not os.path.lexists(path):
+    if not path.exists():
         near = sorted(found.parent for found in run.parent.glob("*/config.json"))
         hint = f"; there is {', '.join(map(str, near[-3:]))}" if near else ""
         raise UsageError(f"{run} is not the folder of a run: it has no config.json{hint}.")
     data = files.read(path, MAX_CONFIG)
     try:
-        saved = json.loads(data.decode(), parse_int=_parse_int)
-        _refuse_what_no_run_has(saved)
-    # The last two are for what is nested too deep and for numbers that are too large.
-    except (ValueError, TypeError, RecursionError, OverflowError) as error:
+        saved = json.loads(data)
+        if missing := IN_CONFIG - saved.keys():
+            raise ValueError(f"it has no {min(missing)}")
+        return saved, PPOConfig(**saved["settings"])
+    except (ValueError, TypeError, AttributeError) as error:
         raise UsageError(
             f"{path} is damaged ({str(error)[:200]}); restore it from a backup."
         ) from None
-    return saved
-
-
-def _refuse_what_no_run_has(saved: Any) -> None:
-    if not isinstance(saved, dict):
-        raise TypeError("it is not an object")
-    strings = ("task", "action_space", "source", "networks", "device")
-    for name, kind in {**dict.fromkeys(strings, str), "settings": dict, "versions": dict}.items():
-        if not isinstance(saved.get(name), kind):
-            raise TypeError(f"{name} is not {'a string' if kind is str else 'an object'}")
-    if type(saved.get("num_devices")) is not int:
-        raise TypeError("num_devices is not a whole number")
-    shapes = saved.get("observation")
-    for shape in shapes.values() if isinstance(shapes, dict) else [shapes]:
-        if not isinstance(shape, list) or any(type(size) is not int for size in shape):
-            raise TypeError("observation is neither a shape nor an object of shapes")
-    if not all(isinstance(version, str) for version in saved["versions"].values()):
-        raise TypeError("versions are not all strings")
-    unknown = saved["settings"].keys() - {field.name for field in dataclasses.fields(PPOConfig)}
-    if unknown:
-        raise ValueError(f"there is no setting {min(unknown)}")
-    for name, value in saved["settings"].items():
-        # As a constant of a program JAX would refuse it.
-        if type(value) is int and value >= 2**31 and name not in ("num_timesteps", "seed"):
-            raise ValueError(f"{name} is {value}, which is too large")
-    PPOConfig(**saved["settings"])
-
-
-def _parse_int(digits: str) -> int:
-    if len(digits) > 19:
-        raise ValueError("a number has more than 19 digits")
-    return int(digits)
-
-
-def read_settings(run: Path) -> PPOConfig:
-    """The settings of a run."""
-    return PPOConfig(**read_config(run)["settings"])
 
 
 def seeds_of(settings: PPOConfig) -> range:
@@ -208,11 +157,7 @@ def seeds_of(settings: PPOConfig) -> range:
 
 
 def refuse_other_sizes(run: Path, environment: Env) -> None:
-    """Compares what the run was trained on with what the environment is now.
-
-    Raises:
-      UsageError: they differ in the shape of observations or in the action space.
-    """
+    """Raises UsageError if observations or actions are not those that a run was trained with."""
     saved, now = read_config(run), fingerprint.sizes(environment)
     for name in ("observation", "action_space"):
         if saved[name] != now[name]:
@@ -225,19 +170,15 @@ def refuse_other_sizes(run: Path, environment: Env) -> None:
 def changes_since(run: Path, environment: Env, ppo: PPO, num_devices: int = 1) -> list[str]:
     """Sentences about what has changed since config.json was written and leaves sizes as they are.
 
-    Training can go on all the same, but not exactly as it would have.
-
-    Args:
-      run: a run folder.
-      environment: one of the task's environments, as it is now.
-      ppo: the same of `task.make_ppo`, with the settings of the run.
-      num_devices: how many devices share the work now.
+    Training can go on all the same, but not exactly as it would have. The arguments are what the
+    task and the devices are now.
     """
     saved = read_config(run)
     told = fingerprint.changes(saved, fingerprint.describe(environment, ppo))
-    if saved["num_devices"] != num_devices:
-        devices = "device" if saved["num_devices"] == 1 else "devices"
-        told.append(f"It ran on {saved['num_devices']} {devices} and runs on {num_devices} now.")
+    before = saved["num_devices"]
+    if before != num_devices:
+        devices = "device" if before == 1 else "devices"
+        told.append(f"It ran on {before} {devices} and runs on {num_devices} now.")
     return told
 
 
@@ -255,31 +196,20 @@ def append_metrics(run: Path, rows: Sequence[Mapping[str, float]]) -> None:
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
-    """All evaluations, oldest first; lines that are no rows of this run's seeds are left out.
+    """All evaluations, oldest first; lines that were cut short are left out.
 
     Raises:
       UsageError: `run` is no run folder, or metrics.jsonl can't be read.
     """
     path, seeds = run / "metrics.jsonl", seeds_of(read_settings(run))
-    rows: list[dict[str, float]] = []
-    if not os.path.lexists(path):
-        return rows
-    with files.reading(path, MAX_METRICS) as file:
-        while line := file.readline(MAX_LINE):
-            with contextlib.suppress(ValueError, RecursionError):
-                row = json.loads(line, parse_int=_parse_int)
-                if _is_row(row) and row["seed"] in seeds:
+    rows = []
+    if path.exists():
+        for line in files.read(path, MAX_METRICS).splitlines():
+            with contextlib.suppress(ValueError):
+                row = json.loads(line)
+                if isinstance(row, dict) and "steps" in row and row.get("seed") in seeds:
                     rows.append(row)
     return rows
-
-
-def _is_row(row: Any) -> bool:
-    return (
-        isinstance(row, dict)
-        and row.keys() >= IN_EVERY_ROW
-        and all(type(value) in (int, float) for value in row.values())
-        and type(row["steps"]) is type(row["seed"]) is int
-    )
 
 
 def forget_after(run: Path, steps: int) -> None:
@@ -330,12 +260,7 @@ def checkpoints(run: Path) -> dict[int, Path]:
 
 
 def keep(run: Path, newest: int, best: int) -> None:
-    """Deletes all checkpoints but the newest ones, 1 or more, and the best one.
-
-    Args:
-      run: a run folder.
-      newest: how many of the newest to keep.
-      best: the number of steps of the best one.
+    """Deletes all checkpoints but the newest ones, 1 or more, and the one of `best` steps.
 
     Raises:
       FileError: one can't be deleted.
@@ -349,11 +274,8 @@ def keep(run: Path, newest: int, best: int) -> None:
 def best(run: Path, steps: int | None = None) -> tuple[int, int]:
     """Steps and seed with the highest eval/episode_reward among the checkpoints that exist.
 
-    The newest checkpoint and the first seed if metrics.jsonl does not say.
-
-    Args:
-      run: a run folder.
-      steps: look at this checkpoint alone.
+    The newest checkpoint and the first seed if metrics.jsonl does not say. Only the checkpoint of
+    `steps` is looked at if that is given.
 
     Raises:
       UsageError: the run has no checkpoint, or not that one.
@@ -363,7 +285,7 @@ def best(run: Path, steps: int | None = None) -> tuple[int, int]:
     found = [
         (row["eval/episode_reward"], int(row["steps"]), -int(row["seed"]))
         for row in read_metrics(run)
-        if row["steps"] in among and math.isfinite(row["eval/episode_reward"])
+        if row["steps"] in among and math.isfinite(row.get("eval/episode_reward", math.nan))
     ]
     _, at, seed = max(found, default=(0, newest, -seeds[0]))
     return at, -seed
@@ -385,9 +307,7 @@ def _checkpoint(run: Path, steps: int | None) -> Path:
 def load_resume(run: Path, target: Saved) -> Saved | None:
     """Reads what was saved last; None if the run stopped before it saved anything.
 
-    Args:
-      run: a run folder.
-      target: structure, shapes and dtypes, with the leading axis of several seeds.
+    `target` has the structure, shapes and dtypes, with the leading axis of several seeds.
 
     Raises:
       UsageError: `run` is no run folder, or the state can't be read or does not fit.
@@ -395,7 +315,7 @@ def load_resume(run: Path, target: Saved) -> Saved | None:
     read_config(run)
     path = run / "resume.msgpack"
     instead = f"start a new run from its policy with --init-from {quoted(run)}"
-    if os.path.lexists(path):
+    if path.exists():
         return arrays.load(path, target, instead)
     # A run that is killed in its first evaluation leaves a checkpoint of 0 steps alone.
     if any(steps > 0 for steps in checkpoints(run)):
@@ -408,11 +328,8 @@ def load_parameters(
 ) -> TrainingState:
     """Reads networks and running statistics of one seed; the rest of the result is None.
 
-    Args:
-      run: a run folder.
-      target: structure, shapes and dtypes of a state of one seed.
-      steps: which checkpoint; the newest if None.
-      seed: which seed of the run; the one that was best at that checkpoint if None.
+    `target` has the structure, shapes and dtypes of a state of one seed. `load_policy` says what
+    `steps` and `seed` choose.
 
     Raises:
       UsageError: there is none, it can't be read, or its shapes are not those of `target`.
@@ -476,10 +393,8 @@ def load_networks(
       The functions of PPO, the shapes of a whole state of one seed, and such a state that has
       networks and running statistics alone; the rest is None.
     """
-    saved = read_config(run)
-    if not isinstance(task, Task):
-        _, task = choose(task, saved["task"])
+    _, task = task_of(run, task)
     refuse_other_sizes(run, task.environment())
-    ppo = dataclasses.replace(task, settings=PPOConfig(**saved["settings"])).make_ppo()
+    ppo = task.make_ppo()
     shapes = jax.eval_shape(ppo.init, np.uint32(0))
     return ppo, shapes, load_parameters(run, shapes, steps, seed)

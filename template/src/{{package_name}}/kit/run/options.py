@@ -29,6 +29,3 @@ class Options:
 
     def __post_init__(self) -> None:
         check_all(Options, vars(self), as_flag)
-
-
-DEFAULTS = Options()

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,23 +18,25 @@ from ..ppo.state import Metrics, Totals, TrainingState
 from ..ppo.task import Task
 from . import devices
 
+CHUNK_SECONDS = 0.5  # from one look at signals, and one movement of the display, to the next
+
+
+def next_chunk(updates: int, seconds: float) -> int:
+    """How many updates take about `CHUNK_SECONDS`, if `updates` of them took so many seconds."""
+    return max(1, min(10 * updates, int(CHUNK_SECONDS * updates / seconds)))
+
 
 class Programs:
-    """`init`, `epoch` and `evaluate` of `kit.ppo`, for a whole run.
+    """`init`, `epoch` and `evaluate` of PPO, for a whole run.
 
     With several seeds each array, of states and of results, has a leading axis for them.
-
-    Args:
-      task: what to train.
-      num_devices: how many devices to use; all if None.
 
     Attributes:
       environment: one environment, not batched.
       ppo: the functions of one seed.
       mesh: the devices; None for one.
       num_devices: how many there are.
-      shapes: those of the `TrainingState`.
-      member_shapes: those of the `TrainingState` of one seed.
+      shapes, member_shapes: those of the `TrainingState`, and of the one of a single seed.
 
     Raises:
       UsageError: PPO can't train this task, or not on so many devices.
@@ -42,43 +44,40 @@ class Programs:
     """
 
     def __init__(self, task: Task, num_devices: int | None = None) -> None:
-        self._config = config = task.settings
-        several = config.num_seeds > 1
+        self._settings = settings = task.settings
+        several = settings.num_seeds > 1
         divided = ("num_seeds",) if several else ("num_envs", "batch_size")
         self.mesh = mesh = devices.make_mesh(
-            {name: getattr(config, name) for name in divided}, num_devices
+            {name: getattr(settings, name) for name in divided}, num_devices
         )
         self.num_devices = 1 if mesh is None else mesh.size
         self.environment = task.environment()
         self.ppo = ppo = task.make_ppo(None if several else mesh)
-        init, epoch, evaluate = ppo.init, ppo.epoch, ppo.evaluate
+        init: Callable[..., TrainingState] = ppo.init
+        epoch, evaluate = ppo.epoch, ppo.evaluate
+        self.member_shapes = self.shapes = jax.eval_shape(init, np.uint32(settings.seed))
         if several:
             init_members = sharding.divide_members(ppo.init, mesh)
             epoch = sharding.divide_members(ppo.epoch, mesh)
             evaluate = sharding.divide_members(ppo.evaluate, mesh)
 
-            def init(seed: Any) -> TrainingState:
-                return init_members(seed + jnp.arange(config.num_seeds, dtype=jnp.uint32))
+            def init_all(seed: Any) -> TrainingState:
+                return init_members(seed + jnp.arange(settings.num_seeds, dtype=jnp.uint32))
 
-        self.member_shapes = jax.eval_shape(ppo.init, np.uint32(config.seed))
-        self.shapes = (
-            jax.eval_shape(init, np.uint32(config.seed)) if several else self.member_shapes
-        )
-        where: Any = None
-        everywhere: Any = None
+            init = init_all
+            self.shapes = jax.eval_shape(init, np.uint32(settings.seed))
+        self._shardings: Any = None
+        everywhere = None
         if mesh is not None:
             everywhere = NamedSharding(mesh, PartitionSpec())
-            where = jax.tree.map(lambda _: everywhere, self.shapes)
-            if several:
-                members = NamedSharding(mesh, PartitionSpec(sharding.AXIS))
-                where = jax.tree.map(lambda _: members, self.shapes)
-            elif ppo.env_specs is not None:
-                of_envs = jax.tree.map(lambda spec: NamedSharding(mesh, spec), ppo.env_specs)
-                where = where.replace(env_state=of_envs)
-        self._shardings = where
-        epoch_result = None if mesh is None else (where, everywhere)
+            whole = NamedSharding(mesh, PartitionSpec(sharding.AXIS)) if several else everywhere
+            self._shardings = jax.tree.map(lambda _: whole, self.shapes)
+            if not several and "env" in ppo.divisions:
+                of_envs = jax.tree.map(lambda spec: NamedSharding(mesh, spec), ppo.divisions["env"])
+                self._shardings = self._shardings.replace(env_state=of_envs)
+        epoch_result = None if mesh is None else (self._shardings, everywhere)
         self._jitted = {
-            "init": jax.jit(init, out_shardings=where),
+            "init": jax.jit(init, out_shardings=self._shardings),
             "epoch": jax.jit(epoch, donate_argnums=0, out_shardings=epoch_result),
             "evaluate": jax.jit(evaluate, out_shardings=everywhere),
         }
@@ -102,7 +101,7 @@ class Programs:
             )
         arguments: dict[str, tuple[Any, ...]] = {
             "epoch": (state, np.int32(1)),  # first, because it takes longest
-            "init": (np.uint32(self._config.seed),),
+            "init": (np.uint32(self._settings.seed),),
             "evaluate": (state,),
         }
         # What runs once need not be fast.
@@ -124,15 +123,13 @@ class Programs:
 
     def init(self, seed: int | None = None) -> TrainingState:
         """The state that training starts from; its seed is that of the settings if None."""
-        seed = self._config.seed if seed is None else seed
+        seed = self._settings.seed if seed is None else seed
         with self._watch_memory("init"):
             return jax.block_until_ready(self._compiled["init"](np.uint32(seed)))
 
     def to_devices(self, state: TrainingState) -> TrainingState:
         """Moves a state, read from a file for example, to where the programs expect it."""
-        if self.mesh is None:
-            return state
-        return devices.to_devices(state, self._shardings)
+        return state if self.mesh is None else devices.to_devices(state, self._shardings)
 
     def epoch(self, state: TrainingState, updates: int) -> tuple[TrainingState, Totals]:
         """The state after so many updates, and their sums on the host. Consumes `state`."""
@@ -156,17 +153,16 @@ class Programs:
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
                 raise
-            name = _what_to_halve(self._config, self.shapes, program)
-            flag = "--" + name.replace("_", "-")
+            name = _what_to_halve(self._settings, self.shapes, program)
             raise OutOfMemoryError(
-                f"The device has too little memory for these settings: try half of {flag}, which "
-                f"is {getattr(self._config, name)}."
+                "The device has too little memory for these settings: try half of "
+                f"--{name.replace('_', '-')}, which is {getattr(self._settings, name)}."
             ) from None
 
 
-def _what_to_halve(config: PPOConfig, state: TrainingState, program: str) -> str:
+def _what_to_halve(settings: PPOConfig, state: TrainingState, program: str) -> str:
     """The setting whose arrays take most of the memory."""
-    if config.num_seeds > 1:
+    if settings.num_seeds > 1:
         return "num_seeds"
     if program == "evaluate":
         return "num_eval_envs"
@@ -174,6 +170,6 @@ def _what_to_halve(config: PPOConfig, state: TrainingState, program: str) -> str
     def size(tree: Any) -> int:
         return sum(x.size for x in jax.tree.leaves(tree))
 
-    per_step = size(state.env_state.obs) / config.num_envs
-    rollouts = per_step * config.batch_size * config.num_minibatches * config.unroll_length
+    per_step = size(state.env_state.obs) / settings.num_envs
+    rollouts = per_step * settings.batch_size * settings.num_minibatches * settings.unroll_length
     return "unroll_length" if rollouts > size(state.env_state) else "num_envs"

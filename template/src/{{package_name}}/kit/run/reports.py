@@ -10,10 +10,8 @@ from typing import Any
 from ..errors import UsageError
 from ..ppo.settings import PPOConfig
 from . import commands
-from .display import Row, _mean
+from .display import Row, mean_of
 from .files import folder, quoted, refuse_no_folder
-
-# ---- reports ------------------------------------------------------------------------------------
 
 
 class Reporter:
@@ -27,9 +25,7 @@ class Reporter:
     """
 
     def __init__(
-        self,
-        parts: "Sequence[_TensorBoard | _Wandb]" = (),
-        say: Callable[[str], None] = print,
+        self, parts: "Sequence[_TensorBoard | _Wandb]" = (), say: Callable[[str], None] = print
     ) -> None:
         self._parts, self._say = list(parts), say
         self.places = [part.place for part in parts]
@@ -56,42 +52,28 @@ class Reporter:
                 self._say(f"{part.name} gets no more reports: {why}.")
 
 
-def require_extras(tensorboard: bool, wandb: str | None) -> None:
-    """Raises UsageError if a package is missing; imports none of them."""
-    if tensorboard:
-        commands.require("tensorboardX", "--tensorboard", "tensorboard")
-    if wandb is not None:
-        commands.require("wandb", "--wandb", "wandb")
-
-
 def reporters(
     run: Path,
     settings: PPOConfig,
-    *,
     tensorboard: bool,
     wandb: str | None,
     say: Callable[[str], None] = print,
 ) -> Reporter:
-    """Opens what a run reports to.
+    """Opens what a run reports to; `say` is told when one of them fails later.
 
-    Args:
-      run: the run folder, which exists. Event files go to RUN/tensorboard, with several seeds to
-        one folder for each, so that TensorBoard draws their curves over each other. A resumed run
-        goes on in the same Weights & Biases run, whose local files RUN/wandb holds.
-      settings: of the run.
-      tensorboard: whether to write event files.
-      wandb: a project of Weights & Biases. With several seeds `eval/...` and the like are means,
-        and `seed_3/eval/...` are those of the seed 3.
-      say: told when one of them fails later.
+    Event files go to RUN/tensorboard, with several seeds to one folder for each, so that
+    TensorBoard draws their curves over each other. `wandb` is a project of Weights & Biases. There,
+    with several seeds, `eval/...` and the like are means, and `seed_3/eval/...` are those of the
+    seed 3. A resumed run goes on in the same Weights & Biases run, whose files RUN/wandb holds.
 
     Raises:
-      UsageError: a package is missing, or Weights & Biases refuses.
+      UsageError: the package wandb is missing, or Weights & Biases refuses.
     """
-    require_extras(tensorboard, wandb)
     parts: list[_TensorBoard | _Wandb] = []
     if tensorboard:
         parts.append(_TensorBoard(run, settings))
     if wandb is not None:
+        commands.require("wandb", "--wandb", "wandb")
         parts.append(_Wandb(run, settings, wandb))
     return Reporter(parts, say)
 
@@ -101,7 +83,10 @@ def _values(row: Row) -> dict[str, float]:
 
 
 class _TensorBoard:
-    """Writes event files at once; tensorboardX's SummaryWriter hangs when its thread has failed."""
+    """Writes event files at once.
+
+    On a full disk the thread of tensorboardX's `SummaryWriter` dies, and the process never ends.
+    """
 
     name = "TensorBoard"
 
@@ -112,40 +97,42 @@ class _TensorBoard:
         refuse_no_folder(run / "tensorboard")
 
     def report(self, row: Row) -> None:
-        from tensorboardX.proto.summary_pb2 import Summary
-
-        values = [Summary.Value(tag=tag, simple_value=x) for tag, x in _values(row).items()]
         name = f"seed_{row['seed']:.0f}" if self._num_seeds > 1 else ""
-        self._write(name, Summary(value=values), int(row["steps"]))
+        self._write(name, int(row["steps"]), scalars=_values(row))
 
     def video(self, path: Path, steps: int) -> None:
         from PIL import Image
-        from tensorboardX.proto.summary_pb2 import Summary
 
         with Image.open(path) as gif:
             width, height = gif.size
-        image = Summary.Image(
-            width=width, height=height, colorspace=3, encoded_image_string=path.read_bytes()
-        )
-        self._write("", Summary(value=[Summary.Value(tag="episode", image=image)]), steps)
+        size = {"width": width, "height": height, "colorspace": 3}
+        self._write("", steps, image={**size, "encoded_image_string": path.read_bytes()})
+
+    def _write(
+        self, name: str, steps: int, scalars: Row | None = None, image: Row | None = None
+    ) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        values: list[dict[str, Any]] = [
+            {"tag": tag, "simple_value": x} for tag, x in (scalars or {}).items()
+        ]
+        if image is not None:
+            values.append({"tag": "episode", "image": image})
+        if name not in self._writers:
+            place = folder(self._run, "tensorboard", *filter(None, [name]))
+            self._writers[name] = EventsWriter(str(place / "events"), f".{time.time_ns()}")
+            # Hides what a killed run reported after the checkpoint that this one went on from.
+            log = {"status": SessionLog.START}
+            start = Event(wall_time=time.time(), step=steps, session_log=log)
+            self._writers[name].write_event(start)
+        event = Event(wall_time=time.time(), step=steps, summary={"value": values})
+        self._writers[name].write_event(event)
+        self._writers[name].flush()
 
     def close(self) -> None:
         for writer in self._writers.values():
             writer.close()
-
-    def _write(self, name: str, summary: Any, steps: int) -> None:
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-
-        if name not in self._writers:
-            place = folder(self._run, "tensorboard", *filter(None, [name]))
-            writer = EventsWriter(str(place / "events"), f".{time.time_ns()}")
-            # Hides what a killed run reported after the checkpoint that this one went on from.
-            start = SessionLog(status=SessionLog.START)
-            writer.write_event(Event(wall_time=time.time(), step=steps, session_log=start))
-            self._writers[name] = writer
-        self._writers[name].write_event(Event(wall_time=time.time(), step=steps, summary=summary))
-        self._writers[name].flush()
 
 
 class _Wandb:
@@ -154,9 +141,10 @@ class _Wandb:
     def __init__(self, run: Path, settings: PPOConfig, project: str) -> None:
         import wandb  # type: ignore[import-not-found, unused-ignore]
 
-        kept = folder(run, "wandb", own_links=True)
         # wandb names its folders (offline-)run-<date>_<time>-<id>.
-        names = sorted(path.name.removeprefix("offline-") for path in kept.glob("*run-*"))
+        names = sorted(
+            path.name.removeprefix("offline-") for path in folder(run, "wandb").glob("*run-*")
+        )
         ids = [found[1] for name in names if (found := re.fullmatch(r"run-\d+_\d+-(\w+)", name))]
         try:
             self._run = wandb.init(
@@ -175,17 +163,16 @@ class _Wandb:
             ) from None
         self._wandb, self._num_seeds = wandb, settings.num_seeds
         self._rows: list[Row] = []  # of the seeds that one evaluation has reported so far
-        self.place = f"{self.name}: " + (
-            f"wandb sync {quoted(Path(self._run.dir).parent)}"
-            if self._run.offline
-            else str(self._run.url)
-        )
+        if self._run.offline:
+            self.place = f"{self.name}: wandb sync {quoted(Path(self._run.dir).parent)}"
+        else:
+            self.place = f"{self.name}: {self._run.url}"
 
     def report(self, row: Row) -> None:
         self._rows.append(row)
         if len(self._rows) < self._num_seeds:
             return
-        logged = _mean(list(map(_values, self._rows)))
+        logged = mean_of([_values(row) for row in self._rows])
         if self._num_seeds > 1:
             for seed_row in self._rows:
                 prefix = f"seed_{seed_row['seed']:.0f}/"

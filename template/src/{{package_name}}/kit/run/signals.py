@@ -1,4 +1,4 @@
-"""What a long run asks of the operating system: signals, and writing while it goes on."""
+"""Signals that end a process, or ask a run to stop."""
 
 import contextlib
 import os
@@ -6,8 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn
 
 STOPPING = [
     getattr(signal, name)
@@ -26,16 +25,6 @@ def leave(code: int, text: str = "") -> NoReturn:
     os._exit(code)
 
 
-def keep_stdout_for_python() -> None:
-    """Drops what libraries print from C++, such as to whom Gloo has connected."""
-    stdout = sys.stdout.fileno()
-    sys.stdout.flush()
-    own = os.dup(stdout)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), stdout)
-    sys.stdout = os.fdopen(own, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
-
-
 @contextlib.contextmanager
 def leaving_on_signals() -> Iterator[None]:
     """Lets a signal end the process at once, with a sentence and the usual code.
@@ -51,8 +40,28 @@ def leaving_on_signals() -> Iterator[None]:
         yield
 
 
+class StopRequest:
+    """The number of the signal that asks a run to stop; 0 if none has come."""
+
+    signal = 0
+
+
 @contextlib.contextmanager
-def _handling(handler: Callable[[int, Any], None]) -> Iterator[set[int]]:
+def stop_requests() -> Iterator[StopRequest]:
+    """Notes a signal instead of obeying it; a second one ends the process."""
+    request = StopRequest()
+
+    def note(number: int, frame: object) -> None:
+        if request.signal:
+            os._exit(128 + number)
+        request.signal = number
+
+    with _handling(note):
+        yield request
+
+
+@contextlib.contextmanager
+def _handling(handler: Callable[[int, Any], None]) -> Iterator[None]:
     """Handles the signals that ask a process to end, but for those that are ignored (nohup)."""
     before = {}
     if threading.current_thread() is threading.main_thread():  # others can't handle signals
@@ -62,73 +71,7 @@ def _handling(handler: Callable[[int, Any], None]) -> Iterator[set[int]]:
     for number in before:
         signal.signal(number, handler)
     try:
-        yield set(before)
+        yield
     finally:
         for number, was in before.items():
             signal.signal(number, was)
-
-
-class StopRequest:
-    """The number of the signal that asks a run to stop; 0 if none has come."""
-
-    signal = 0
-
-
-@contextlib.contextmanager
-def stop_requests() -> Iterator[StopRequest]:
-    """Notes a signal instead of obeying it; a second one ends the process at once."""
-    request = StopRequest()
-
-    def note(number: int, frame: object) -> None:
-        request.signal = request.signal or number
-
-    with _handling(note) as handled:
-        if not handled:
-            yield request
-            return
-        # Handlers wait for the main thread, which may be in XLA for long; a pipe does not.
-        reading, writing = os.pipe()
-        os.set_blocking(writing, False)
-
-        def watch() -> None:
-            seen = 0
-            while number := os.read(reading, 1):
-                seen += number[0] in handled
-                if seen == 2:
-                    os._exit(128 + number[0])
-            os.close(reading)
-
-        threading.Thread(target=watch, daemon=True).start()
-        before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        try:
-            yield request
-        finally:
-            signal.set_wakeup_fd(before)
-            os.close(writing)
-
-
-class Saver:
-    """Writes in a thread, one job after another. To be used with `with`."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1)
-        self._job: Future[None] | None = None
-
-    def start(self, write: Callable[[], None]) -> None:
-        """Waits for the job before, and raises what it raised."""
-        self.wait()
-        self._job = self._pool.submit(write)
-
-    def wait(self) -> None:
-        """Waits until everything is written, and raises what writing raised."""
-        job, self._job = self._job, None
-        if job is not None:
-            job.result()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        self._pool.shutdown()
-        if kind is None:
-            self.wait()

@@ -24,8 +24,6 @@ def bootstrap_interval(
     Args:
       scores: (runs,) of one task, or (runs, tasks).
       confidence: the share of cases in which the interval is meant to hold the true value.
-      resamples: how often the runs are drawn again.
-      seed: of the draws; the same scores give the same interval.
 
     Returns:
       The lower and the upper end.

@@ -29,8 +29,8 @@ class Difference:
 
     Attributes:
       what: "observation", "reward", "termination" or "time limit".
-      step: the step in which it does, counted from 1 over all episodes.
-      episode_step: the same, counted from 1 in its episode.
+      step: counted from 1 over all episodes.
+      episode_step: counted from 1 in its episode.
       index: where in the observation; empty for a single number. A dict starts with its key.
       ours: the environment's value.
       reference: the reference's value.
@@ -123,15 +123,17 @@ def compare(
         set_state(reference.unwrapped, state)
         obs, reward, terminated, truncated, _ = reference.step(to_action(action))
         steps, episode_step = steps + 1, episode_step + 1
-        for what, ours, theirs in (
-            ("observation", after["obs"], obs if to_observation is None else to_observation(obs)),
-            ("reward", after["reward"], reward),
-            ("termination", after["terminated"], terminated),
-            ("time limit", after["truncated"], truncated),
-        ):
-            for path, x, y in _side_by_side(what, ours, theirs):
+        theirs = {
+            "observation": obs if to_observation is None else to_observation(obs),
+            "reward": reward,
+            "termination": terminated,
+            "time limit": truncated,
+        }
+        for what in theirs:
+            for path, x, y in _side_by_side(what, after[what], theirs[what]):
                 differs = ~(np.abs(x - y) <= atol + rtol * np.abs(y))  # NaN differs
-                for index in map(tuple, np.argwhere(differs).tolist()):
+                if differs.any():
+                    index = tuple(np.argwhere(differs)[0].tolist())
                     difference = Difference(
                         what, steps, episode_step, path + index, float(x[index]), float(y[index])
                     )
@@ -154,10 +156,10 @@ def _rollout(
         action = jax.vmap(policy)(state.obs, key[None])[0]
         after = strip_weak_types(wrapped.step(state, action))
         gave = {
-            "obs": after.info["final_obs"],  # not the first one of the next episode
+            "observation": after.info["final_obs"],  # not the first one of the next episode
             "reward": after.reward,
-            "terminated": after.done * (1 - after.info["truncation"]),
-            "truncated": after.info["steps"] >= episode_length,
+            "termination": after.done * (1 - after.info["truncation"]),
+            "time limit": after.info["steps"] >= episode_length,
         }
         return after, (state, action, gave)
 

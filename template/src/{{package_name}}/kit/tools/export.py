@@ -12,7 +12,6 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,22 +46,11 @@ session = onnxruntime.InferenceSession({path!r})
 """
 
 
-@dataclass(frozen=True)
-class Deterministic:
-    """The most likely action of a policy, as a function of what it uses of an observation.
+Act = Callable[[Any], jax.Array]
+"""Observations -> the most likely actions, (batch, ...).
 
-    Attributes:
-      act: observations -> actions, (batch, ...). Not jitted: jax2onnx replaces functions of flax
-        while it traces, and jit would remember what it has traced.
-      inputs: what `act` takes: shape and dtype of one observation, or a dict of them.
-    """
-
-    act: Callable[[Any], jax.Array]
-    inputs: Any
-
-    def batch(self, size: Any) -> Any:
-        """`inputs` with a leading axis."""
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape), x.dtype), self.inputs)
+Not jitted: jax2onnx replaces functions of flax while it traces, and jit would remember the trace.
+"""
 
 
 def export(
@@ -78,8 +66,8 @@ def export(
     Args:
       run: the folder that `train` left.
       task: what was trained, or the tasks of `config.py`, of which the run names one.
-      steps: which checkpoint; as `load_policy` chooses if None.
-      seed: which seed of a run of several; as `load_policy` chooses if None.
+      steps: which checkpoint, as `load_policy` takes it.
+      seed: which seed of a run of several, as `load_policy` takes it.
       onnx: write ONNX too, with jax2onnx.
 
     Returns:
@@ -93,53 +81,56 @@ def export(
     run = Path(run)
     if onnx:
         commands.require("jax2onnx", "--onnx", "onnx")
-    policy = _load(run, task, steps, seed)
-    made = {"policy.stablehlo": bytes(_to_stablehlo(policy).serialize())}
-    lines = {"policy.stablehlo": (LOAD_STABLEHLO, policy.inputs)}
+    act, inputs = _load(run, task, steps, seed)
+    made = [("policy.stablehlo", bytes(_to_stablehlo(act, inputs).serialize()), LOAD_STABLEHLO)]
     if onnx:
-        made["policy.onnx"] = _to_onnx(policy)
-        lines["policy.onnx"] = (LOAD_ONNX, _named(policy.inputs))
-    for name, data in made.items():
+        made.append(("policy.onnx", _to_onnx(act, inputs), LOAD_ONNX))
+    loads = {}
+    for name, data, load in made:
         files.write(run / name, data)
-    return {
-        run / name: load.format(path=str(run / name), inputs=_zeros(inputs))
-        for name, (load, inputs) in lines.items()
-    }
+        taken = _zeros(_named(inputs) if load is LOAD_ONNX else inputs)
+        loads[run / name] = load.format(path=str(run / name), inputs=taken)
+    return loads
 
 
 def _load(
     run: Path, task: Task | Mapping[str, Task], steps: int | None, seed: int | None
-) -> Deterministic:
+) -> tuple[Act, Any]:
+    """The policy, and the shape and dtype of one observation, or a dict of them."""
     ppo, shapes, state = folder.load_networks(run, task, steps, seed)
     policy = make_inference_fn(ppo.networks)(policy_params(state), deterministic=True)
     key = np.zeros(2, np.uint32)  # the most likely action uses none
     inputs = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shapes.env_state.obs
     )
-    whole = Deterministic(lambda obs: policy(obs, key)[0], inputs)
-    if not isinstance(inputs, dict):
-        return whole
 
-    kept = _to_stablehlo(whole, 1).module_kept_var_idx  # jit drops what is not used
-    used = {name: inputs[name] for i, name in enumerate(sorted(inputs)) if i in kept}
-    used = used or inputs
-    rest = {name: x for name, x in inputs.items() if name not in used}
+    def act_on_all(obs: Any) -> jax.Array:
+        return policy(obs, key)[0]
+
+    if not isinstance(inputs, dict):
+        return act_on_all, inputs
+    kept = _to_stablehlo(act_on_all, inputs, 1).module_kept_var_idx  # jit drops unused inputs
+    used = {name: inputs[name] for i, name in enumerate(sorted(inputs)) if i in kept} or inputs
 
     def act(obs: dict[str, jax.Array]) -> jax.Array:
         size = next(iter(obs.values())).shape[0]
-        others = {name: jnp.zeros((size, *x.shape), x.dtype) for name, x in rest.items()}
-        return whole.act({**obs, **others})
+        others = {name: jnp.zeros((size, *x.shape), x.dtype) for name, x in inputs.items()}
+        return act_on_all({**others, **obs})
 
-    return Deterministic(act, used)
+    return act, used
 
 
-def _to_stablehlo(policy: Deterministic, size: int | None = None) -> jax.export.Exported:
+def _batch(inputs: Any, size: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape), x.dtype), inputs)
+
+
+def _to_stablehlo(act: Act, inputs: Any, size: int | None = None) -> jax.export.Exported:
     """For batches of `size`; of any size if None."""
     (any_size,) = jax.export.symbolic_shape("batch")
     with _quiet():
         try:
-            program = jax.jit(policy.act)
-            return jax.export.export(program, platforms=PLATFORMS)(policy.batch(size or any_size))
+            program = jax.export.export(jax.jit(act), platforms=PLATFORMS)
+            return program(_batch(inputs, size or any_size))
         except Exception as error:  # whatever the user's networks raise
             raise UsageError(
                 f"jax.export can't convert this policy ({_first_line(error)}): its networks have "
@@ -147,16 +138,16 @@ def _to_stablehlo(policy: Deterministic, size: int | None = None) -> jax.export.
             ) from error
 
 
-def _to_onnx(policy: Deterministic) -> bytes:
-    leaves, tree = jax.tree.flatten(policy.batch("batch"))
+def _to_onnx(act: Act, inputs: Any) -> bytes:
+    leaves, tree = jax.tree.flatten(_batch(inputs, "batch"))
     with _quiet():
         try:
             import jax2onnx  # type: ignore[import-not-found, unused-ignore]
 
             return jax2onnx.to_onnx(
-                lambda *obs: policy.act(jax.tree.unflatten(tree, obs)),
+                lambda *obs: act(jax.tree.unflatten(tree, obs)),
                 leaves,
-                input_names=sorted(_named(policy.inputs)),
+                input_names=sorted(_named(inputs)),
                 output_names=["action"],
             ).SerializeToString()
         except Exception as error:  # of jax2onnx's many kinds
@@ -186,16 +177,14 @@ def _first_line(error: Exception) -> str:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps what libraries print, log and warn about off the terminal."""
-    disabled = logging.root.manager.disable
+    disabled, nowhere = logging.root.manager.disable, io.StringIO()
     logging.disable(logging.CRITICAL)
-    nowhere = io.StringIO()
     try:
         with (
-            warnings.catch_warnings(),
+            warnings.catch_warnings(action="ignore"),
             contextlib.redirect_stdout(nowhere),
             contextlib.redirect_stderr(nowhere),
         ):
-            warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(disabled)

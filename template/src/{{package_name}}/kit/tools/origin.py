@@ -8,16 +8,45 @@ import itertools
 import linecache
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax._src import source_info_util
 
 from ..trace import jaxprs
-from ..trace.jaxprs import Frame, evaluate
+from ..trace.jaxprs import evaluate
 
 CALLS = {*jaxprs.CALLS, "custom_vmap_call"}
+
+
+class Frame(NamedTuple):
+    """A line of code on the stack of an operation."""
+
+    file: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        return f"{Path(self.file).name}:{self.line}"
+
+
+def frames(eqn: Any, tracer: str) -> list[Frame]:
+    """Where an operation stands, innermost first, out to the code at path `tracer` (a prefix)."""
+    found = []
+    for frame in source_info_util.user_frames(eqn.source_info.traceback):
+        if frame.file_name.startswith(tracer):
+            break
+        found.append(Frame(frame.file_name, frame.start_line, frame.function_name))
+    return found
+
+
+def users_first(stack: Sequence[Frame]) -> Frame | None:
+    """The innermost line of the user's own code; of a library if there is none."""
+    own = [x for x in stack if not x.file.startswith((*jaxprs.LIBRARIES, jaxprs.KIT))]
+    return next(iter(own or stack), None)
 
 
 @dataclass(frozen=True)
@@ -99,7 +128,7 @@ def _follow(
             return Origin() if eqn is None else _origin(eqn, stack)
         eqn = made_by[atom]
         operands, index = [look(x) for x in eqn.invars], eqn.outvars.index(atom)
-        stack = (*jaxprs.frames(eqn, __file__), *around)
+        stack = (*frames(eqn, __file__), *around)
         found = _inside(eqn, operands, index, stack)
         if found is None:
             found = Origin(input=_cause(eqn, operands, index))
@@ -200,7 +229,7 @@ def _compiled(closed: Any) -> Callable[..., list[Any]]:
 
 
 def _origin(eqn: Any, stack: tuple[Frame, ...]) -> Origin:
-    place = jaxprs.users_first(stack)
+    place = users_first(stack)
     name = str(eqn.params.get("name") or eqn.primitive.name).lstrip("_")  # `where` of `jit`
     if place is not None and place is not stack[0]:
         name += f" in {stack[0]}"

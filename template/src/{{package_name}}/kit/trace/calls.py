@@ -268,6 +268,16 @@ def snapshot(env: Env) -> dict[str, tuple[str, Any]]:
     return found
 
 
+def name_on_self(env: Any, array: Any) -> str | None:
+    """The attribute of an environment, or of one that it wraps, that holds an array."""
+    for path, x in jax.tree_util.tree_flatten_with_path(dict(vars(env)))[0]:
+        is_number = getattr(getattr(x, "dtype", None), "kind", "") in "biuf"
+        if is_number and x.shape == array.shape and np.allclose(x, array, equal_nan=True):
+            return f"self.{path[0].key}{jax.tree_util.keystr(path[1:])}"
+    inner = vars(env).get("env")
+    return name_on_self(inner, array) if inner is not None else None
+
+
 # Entries of `info` that Brax's wrappers add, and those that this package's do.
 INFO_OF_WRAPPERS = ("eval_metrics", "first_obs", "first_pipeline_state", *sorted(WRAPPER_INFO))
 

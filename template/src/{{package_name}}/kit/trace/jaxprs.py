@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,6 @@ CALLS |= {"custom_jvp_call", "custom_vjp_call"}
 # Code outside of the program. Its parameters can hold an id that differs in each trace.
 FOREIGN = {"pure_callback", "io_callback", "debug_callback", "debug_print", "ffi_call"}
 LIBRARIES = (*site.getsitepackages(), sysconfig.get_paths()["stdlib"], "<")
-CHECKER = str(Path(__file__).parent) + os.sep
 KIT = str(Path(__file__).parents[1]) + os.sep
 
 
@@ -79,32 +78,48 @@ def read(closed: Any, possible: Mapping[int, Iterable[float]] | None = None) -> 
     return reading
 
 
-def _read(reading: Reading, program: Any, inputs: Sequence[Value]) -> list[Value]:
-    """Follows `program` (a `Jaxpr`, closed or not) from its inputs to its outputs."""
-    jaxpr = _open(program)
-    known = dict(zip(jaxpr.invars, inputs, strict=True))
-    for var, constant in zip(jaxpr.constvars, getattr(program, "consts", ()), strict=False):
-        known[var] = Value(_hash(constant), possible=_elements(constant))
-        real = jnp.issubdtype(var.aval.dtype, jnp.floating) and var.aval.ndim
-        if real and not isinstance(constant, jax.core.Tracer) and np.any(np.isnan(constant)):
-            reading.with_nan.append(np.asarray(constant))
+def interpret(
+    program: Any,
+    inputs: Sequence[Any],
+    do: Callable[[Any, list[Any]], Sequence[Any]],
+    constant: Callable[[Any], Any] = lambda x: x,
+) -> list[Any]:
+    """Follows a program (a `Jaxpr`, closed or not) from its inputs to its outputs.
 
-    def look(atom: Any) -> Value:
-        if not hasattr(atom, "val"):
-            return known[atom]
-        if jnp.issubdtype(atom.aval.dtype, jnp.floating) and np.any(np.isinf(atom.val)):
-            reading.infinite = True
-        return Value(_hash(atom.val), possible=_elements(atom.val))
+    Args:
+      inputs: what is known of each input.
+      do: an equation, and what is known of its operands -> the same of its results. Calls of other
+        programs are followed, and not given to it.
+      constant: what is known of a constant.
+    """
+    jaxpr = _open(program)
+    known = dict(zip(jaxpr.constvars, map(constant, getattr(program, "consts", ())), strict=False))
+    known |= zip(jaxpr.invars, inputs, strict=True)
+
+    def look(atom: Any) -> Any:
+        return constant(atom.val) if hasattr(atom, "val") else known[atom]
 
     for eqn in jaxpr.eqns:
         operands = [look(atom) for atom in eqn.invars]
-        known.update(zip(eqn.outvars, _read_equation(reading, eqn, operands), strict=True))
+        inner = called(eqn)
+        results = do(eqn, operands) if inner is None else interpret(inner, operands, do, constant)
+        known.update(zip(eqn.outvars, results, strict=True))
     return [look(atom) for atom in jaxpr.outvars]
 
 
+def _read(reading: Reading, program: Any, inputs: Sequence[Value]) -> list[Value]:
+    def constant(x: Any) -> Value:
+        real = jnp.issubdtype(getattr(x, "dtype", type(x)), jnp.floating)
+        if real and not isinstance(x, jax.core.Tracer):
+            reading.infinite |= bool(np.any(np.isinf(x)))
+            if np.ndim(x) and np.any(np.isnan(x)):
+                reading.with_nan.append(np.asarray(x))
+        return Value(_hash(x), possible=_elements(x))
+
+    return interpret(program, inputs, lambda eqn, x: _read_equation(reading, eqn, x), constant)
+
+
 def _read_equation(reading: Reading, eqn: Any, operands: list[Value]) -> list[Value]:
-    if (inner := called(eqn)) is not None:
-        return _read(reading, inner, operands)
     name = eqn.primitive.name
     reading.operations[name] += 1
     reading.asks_for_nan |= name == "ne" and operands[0].digest == operands[1].digest
@@ -201,32 +216,12 @@ def _bytes(x: Any) -> bytes:
         return repr((x.shape, x.dtype)).encode()
 
 
-class Frame(NamedTuple):
-    """A line of code on the stack of an operation."""
-
-    file: str
-    line: int
-    function: str
-
-    def __str__(self) -> str:
-        """`env.py:57`."""
-        return f"{Path(self.file).name}:{self.line}"
-
-
-def frames(eqn: Any, tracer: str) -> list[Frame]:
-    """Where an operation stands, innermost first, out to the code at path `tracer` (a prefix)."""
-    found = []
-    for frame in source_info_util.user_frames(eqn.source_info.traceback):
-        if frame.file_name.startswith(tracer):
-            break
-        found.append(Frame(frame.file_name, frame.start_line, frame.function_name))
-    return found
-
-
-def users_first(stack: Sequence[Frame]) -> Frame | None:
-    """The innermost line of the user's own code; of a library if there is none."""
-    own = [frame for frame in stack if not frame.file.startswith((*LIBRARIES, KIT))]
-    return next(iter(own or stack), None)
+def users_line(eqn: Any) -> str:
+    """The innermost line of the user's own where an operation stands, such as `env.py:57`."""
+    stack = list(source_info_util.user_frames(eqn.source_info.traceback))
+    own = [frame for frame in stack if not frame.file_name.startswith((*LIBRARIES, KIT))]
+    places = [f"{Path(x.file_name).name}:{x.start_line}" for x in own or stack]
+    return next(iter(places), "an unknown line")
 
 
 def evaluate(eqn: Any, operands: Sequence[Any]) -> list[Any]:
@@ -250,28 +245,16 @@ def checked(closed: Any) -> Callable[..., tuple[list[Any], dict[str, Any]]]:
 
     def run(*args: Any) -> tuple[list[Any], dict[str, Any]]:
         outside: dict[str, Any] = {}
-        return _run(closed, args, outside), outside
+
+        def do(eqn: Any, operands: list[Any]) -> list[Any]:
+            if (wrong := _outside(eqn, operands)) is not None:
+                line = users_line(eqn)
+                outside[line] = wrong | outside.get(line, False)
+            return evaluate(eqn, operands)
+
+        return interpret(closed, args, do), outside
 
     return run
-
-
-def _run(program: Any, args: Sequence[Any], outside: dict[str, Any]) -> list[Any]:
-    """Evaluates `program`, and adds to `outside`."""
-    jaxpr = _open(program)
-    values = dict(zip(jaxpr.constvars, getattr(program, "consts", ()), strict=False))
-    values |= zip(jaxpr.invars, args, strict=True)
-    for eqn in jaxpr.eqns:
-        operands = [x.val if hasattr(x, "val") else values[x] for x in eqn.invars]
-        if (inner := called(eqn)) is not None:
-            results = _run(inner, operands, outside)
-        else:
-            if (wrong := _outside(eqn, operands)) is not None:
-                place = users_first(frames(eqn, CHECKER))
-                line = str(place or "an unknown line")
-                outside[line] = wrong | outside.get(line, False)
-            results = evaluate(eqn, operands)
-        values.update(zip(eqn.outvars, results, strict=True))
-    return [x.val if hasattr(x, "val") else values[x] for x in jaxpr.outvars]
 
 
 LATER = -1  # in place of an input: what has been through a product of it
@@ -281,31 +264,17 @@ def entering_products(closed: Any, args: Sequence[Any]) -> dict[int, Any]:
     """The largest absolute values that first enter a matrix product or a convolution, by input."""
     largest: dict[int, Any] = {}
 
-    def run(program: Any, args: Sequence[Any], sources: Sequence[set[int]]) -> list[Any]:
-        jaxpr = _open(program)
-        constants = zip(jaxpr.constvars, getattr(program, "consts", ()), strict=False)
-        known = {var: (x, set[int]()) for var, x in constants}
-        known |= zip(jaxpr.invars, zip(args, sources, strict=True), strict=True)
+    def do(eqn: Any, operands: list[tuple[Any, set[int]]]) -> list[tuple[Any, set[int]]]:
+        after = set[int]().union(*(inputs for _, inputs in operands))
+        if eqn.primitive.name in ("dot_general", "conv_general_dilated"):
+            for x, inputs in operands:
+                for i in inputs if LATER not in inputs else ():
+                    largest[i] = jnp.maximum(largest.get(i, 0.0), jnp.max(jnp.abs(x)))
+            after = {LATER} if after else after
+        return [(x, after) for x in evaluate(eqn, [x for x, _ in operands])]
 
-        def look(atom: Any) -> tuple[Any, set[int]]:
-            return (atom.val, set()) if hasattr(atom, "val") else known[atom]
-
-        for eqn in jaxpr.eqns:
-            operands, own = zip(*map(look, eqn.invars), strict=True) if eqn.invars else ((), ())
-            if (inner := called(eqn)) is not None:
-                results = run(inner, operands, own)
-            else:
-                after = set().union(*own)
-                if eqn.primitive.name in ("dot_general", "conv_general_dilated"):
-                    for x, inputs in zip(operands, own, strict=True):
-                        for i in () if LATER in inputs else inputs:
-                            largest[i] = jnp.maximum(largest.get(i, 0.0), jnp.max(jnp.abs(x)))
-                    after = {LATER} if after else after
-                results = [(x, after) for x in evaluate(eqn, operands)]
-            known.update(zip(eqn.outvars, results, strict=True))
-        return [look(atom) for atom in jaxpr.outvars]
-
-    run(closed, args, [{i} for i in range(len(args))])
+    inputs = [(x, {i}) for i, x in enumerate(args)]
+    interpret(closed, inputs, do, lambda x: (x, set[int]()))
     return largest
 
 

@@ -7,7 +7,7 @@ follows from that is in findings.py.
 import functools
 import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,15 +15,15 @@ import jax
 import numpy as np
 from brax.envs.base import Env, State
 
-from ...env.actions import ActionSpace, abstract, action_space_of
+from ...env.actions import abstract, action_space_of
 from ...env.episodes import Policy, strip_weak_types
 from ...env.wrappers import wrap_for_evaluation
 from ...ppo.task import Task
 from ...trace.calls import leaves, random_keys
 from .evidence import Evidence
-from .experiments import Tried, WithoutObs, play, reading_of, try_actions
-from .foresight import Unseen, WithoutTables, names
+from .experiments import parts_that_vary, play, try_actions
 from .planner import Planner
+from .reads import WithoutObs, reading_of
 from .trials import Outcome
 
 SHORTEST = 12  # horizon of the planner, in actions
@@ -54,12 +54,10 @@ def diagnose(
     environment, settings = task.environment(), task.settings
     limit = settings.episode_length // settings.action_repeat  # in actions, as all that follows
     is_own = task.wrap_env_fn is None
-    # The planner is also tried with more time, where no wrapper of the user's is in the way.
-    length = 5 * settings.episode_length if is_own else settings.episode_length
-
     wrap = functools.partial(
         task.wrap_env_fn or wrap_for_evaluation,
-        episode_length=length,
+        # The planner is also tried with more time, where no wrapper of the user's is in the way.
+        episode_length=5 * settings.episode_length if is_own else settings.episode_length,
         action_repeat=settings.action_repeat,
         randomization_fn=None,
     )
@@ -83,11 +81,7 @@ def diagnose(
     late = {x.part.leaf for x in tried.exchanges if x.late}
     # What observations would have shown after the end is not hidden.
     hidden = [x.part for x in tried.exchanges if x.decides and not x.shown]
-    knows: list[str] = []
-    if reads.tables:
-        without = wrap(WithoutTables(environment))
-        if only_in_tables(tried, try_actions(without, space, start, limit, key_try, keys)):
-            knows = names(environment, reads.tables)
+    varies = {x.leaf for x in parts_that_vary(start, keys)}
     seen = Evidence(
         limit=settings.episode_length,
         repeat=settings.action_repeat,
@@ -96,57 +90,17 @@ def diagnose(
         action_changes=tried.action_changes,
         reward_reads=reads.reward_reads,
         hidden=[x.path for x in hidden if x.leaf not in late],
-        knows=knows,
+        knows=[*(reads.tables if varies & set(reads.places) else ()), *sorted(late)],
     )
-
-    late -= reads.constant
-    shown = {x.part.leaf for x in tried.exchanges if x.shown} & reads.constant
-    unseen = Unseen(env, space, start, sorted(shown), key_try) if shown or late else None
-    unseen = None if unseen and unseen.shows_all and not late else unseen
-    if is_own and not reads.obs_is_read and not unseen:
+    if is_own and not reads.obs_is_read:
         env = wrap(WithoutObs(environment))
         start = reset(env)
-    is_random = bool(keys) or unseen is not None
-    planner = make_planner(env, space, start, keys, unseen, is_random)
-    plans = Plans(planner, start, key_plan, began, 60 * minutes, is_random)
-    seen = plans.add_to(seen, is_own)
-    if unseen and not unseen.was_told:
-        seen = replace(seen, knows=[*knows, *sorted(late)])
-    return replace(seen, seconds=time.monotonic() - began)
-
-
-def make_planner(
-    env: Env,
-    space: ActionSpace,
-    start: State,
-    keys: Collection[str],
-    unseen: Unseen | None,
-    is_random: bool,
-) -> Planner:
-    """A planner that compares as many plans as memory allows."""
+    # As many plans as memory allows.
     size = sum(x.nbytes for path, x in leaves(start).items() if path not in keys)
-    plans = min(256, max(16, BYTES // size))
-    if is_random:
-        return Planner(env, space, max(16, plans // SCENARIOS), unseen, SCENARIOS)
-    return Planner(env, space, plans, unseen)
-
-
-def only_in_tables(tried: Tried, emptied: Tried) -> bool:
-    """Whether observations show some part of the state only by what tables have for it.
-
-    And returns depend on the tables: an index into prices, which a policy does not see. Where
-    nothing works without the tables, as without a map, that tells nothing.
-    """
-    with_tables, without = (
-        np.concatenate([[x.returns, x.lengths] for x in all_.played.values()], axis=1)
-        for all_ in (tried, emptied)
-    )
-    if not np.all(np.isfinite(without)) or 2 * np.sum(without[1]) < np.sum(with_tables[1]):
-        return False
-    pairs = zip(tried.exchanges, emptied.exchanges, strict=True)
-    return not np.allclose(with_tables[0], without[0]) and any(
-        x.shown and not y.shown for x, y in pairs
-    )
+    num_plans, scenarios = min(256, max(16, BYTES // size)), SCENARIOS if keys else 1
+    planner = Planner(env, space, max(16, num_plans // scenarios), scenarios)
+    plans = Plans(planner, start, key_plan, began, 60 * minutes, is_random=bool(keys))
+    return replace(plans.add_to(seen, is_own), seconds=time.monotonic() - began)
 
 
 @dataclass(frozen=True)
@@ -155,7 +109,7 @@ class Plans:
 
     Attributes:
       began: on the clock of `time.monotonic`; `seconds` after that the planner stops.
-      is_random: whether what happens depends on chance, or on what the planner does not know.
+      is_random: whether what happens depends on chance.
     """
 
     planner: Planner

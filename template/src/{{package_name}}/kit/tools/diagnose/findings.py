@@ -1,6 +1,6 @@
 """What follows from what `diagnose` measured: findings, a verdict and a table.
 
-Each finding is one function, `FINDINGS` has them in the order in which to fix what they name.
+Each finding is one function; `FINDINGS` has their ids in the order in which to fix them.
 """
 
 from collections.abc import Callable
@@ -98,7 +98,8 @@ def no_reward_is_reachable(seen: Evidence) -> str | None:
     low, high = seen.rewards
     if not seen.is_flat or not seen.reward_reads or low != high or time_limit_is_short(seen):
         return None
-    limits = f"{seen.limit} steps" + f", nor within {seen.times * seen.limit}" * bool(seen.longer)
+    limits = f"{seen.limit} steps"
+    limits += f", nor within {seen.times * seen.limit}" if seen.longer else ""
     return (
         f"Planner, random and constant actions all get {low:g} at every step: no other reward is "
         f"reachable within the time limit of {limits}. Start nearer to what is rewarded, or reward "
@@ -235,40 +236,41 @@ REACHES = {
     "random": "Random actions reach",
 }
 Rule = Callable[[Evidence], str | None]
-FATAL: tuple[Rule, ...] = (numbers_are_not_finite, episodes_end_at_once, action_changes_nothing)
-FINDINGS: tuple[Rule, ...] = (
-    actions_are_weak,
-    time_limit_is_short,
-    reward_is_constant,
-    no_reward_is_reachable,
-    reward_ignores_actions,
-    ending_early_pays,
-    goal_is_hidden,
-    constant_is_best,
-    sampling_is_better,
-    planner_knows_more,
-    training_is_at_fault,
-)
+# After one of these no comparison means anything, so nothing else is judged.
+FATAL: dict[str, Rule] = {
+    "numbers_are_not_finite": numbers_are_not_finite,
+    "episodes_end_at_once": episodes_end_at_once,
+    "action_changes_nothing": action_changes_nothing,
+}
 # Where these are found, all actions get much the same: no policy is behind.
-NO_MATTER: tuple[Rule, ...] = (
-    actions_are_weak,
-    reward_is_constant,
-    no_reward_is_reachable,
-    reward_ignores_actions,
-)
+NO_MATTER: dict[str, Rule] = {
+    "reward_is_constant": reward_is_constant,
+    "no_reward_is_reachable": no_reward_is_reachable,
+    "reward_ignores_actions": reward_ignores_actions,
+}
+FINDINGS: dict[str, Rule] = {
+    "actions_are_weak": actions_are_weak,
+    "time_limit_is_short": time_limit_is_short,
+    **NO_MATTER,
+    "ending_early_pays": ending_early_pays,
+    "goal_is_hidden": goal_is_hidden,
+    "constant_is_best": constant_is_best,
+    "sampling_is_better": sampling_is_better,
+    "planner_knows_more": planner_knows_more,
+    "training_is_at_fault": training_is_at_fault,
+}
 
 
 def findings(seen: Evidence) -> dict[str, str]:
-    """What was found, by the name of the function above, in the order in which to fix it.
+    """What was found, by its id, in the order in which to fix it.
 
-    After a fatal finding no comparison means anything, so nothing else is judged. Where something
-    is wrong with the task, a policy that is far behind is said to be so beside it.
+    Where something is wrong with the task, a policy that is far behind is said to be so beside it.
     """
-    for rule in FATAL:
+    for id, rule in FATAL.items():
         if text := rule(seen):
-            return {rule.__name__: text}
-    found = {rule.__name__: text for rule in FINDINGS if (text := rule(seen))}
-    if any(rule.__name__ in found for rule in NO_MATTER):
+            return {id: text}
+    found = {id: text for id, rule in FINDINGS.items() if (text := rule(seen))}
+    if found.keys() & {"actions_are_weak", *NO_MATTER}:
         found.pop("training_is_at_fault", None)
     if len(found) > 1 and (text := found.get("training_is_at_fault")):
         found["training_is_at_fault"] = f"The policy is far behind, too. {text}"

@@ -9,7 +9,6 @@ ahead or a whole episode.
 
 import functools
 import time
-from collections.abc import Collection
 from typing import Any, Literal
 
 import jax
@@ -19,7 +18,6 @@ from brax.envs.base import Env, State
 
 from ...env.actions import ActionSpace, abstract
 from ...trace.calls import random_keys
-from .foresight import Unseen
 from .trials import DECISIONS, Followed, Outcome, follow, take_rows, with_other_keys
 
 ITERATIONS = 10  # of a search
@@ -32,16 +30,14 @@ CORRELATION = 0.8  # of the noise of two decisions that follow each other, in ev
 class Planner:
     """Plans in `env`, from the true state, which holds what no observation may show.
 
-    What it must not know is replaced while it searches: random keys, so that it does not know the
-    random numbers that will come, and what observations have not shown yet (see `Unseen`). A plan
-    is parameters of the policy's distribution, whose mode is the action, so that continuous and
-    discrete actions are searched in the same way.
+    Only random keys are replaced while it searches, so that it does not know the random numbers
+    that will come. A plan is parameters of the policy's distribution, whose mode is the action, so
+    that continuous and discrete actions are searched in the same way.
 
     Args:
       env: as `follow` takes it.
       space: its actions.
       num_plans: how many plans are compared at a time for each episode.
-      unseen: what it must not know of the state.
       scenarios: with how many random numbers each plan is tried; those of other plans are others,
         so that not all of them are lucky in the same way.
 
@@ -50,16 +46,11 @@ class Planner:
     """
 
     def __init__(
-        self,
-        env: Env,
-        space: ActionSpace,
-        num_plans: int = 256,
-        unseen: Unseen | None = None,
-        scenarios: int = 1,
+        self, env: Env, space: ActionSpace, num_plans: int = 256, scenarios: int = 1
     ) -> None:
         self.needed = 0.0
-        self._num_plans, self._unseen, self._scenarios = num_plans, unseen, scenarios
-        self._keys: frozenset[str] | None = None
+        self._env, self._space = env, space
+        self._num_plans, self._scenarios = num_plans, scenarios
         distribution = space.distribution()
         self._width = distribution.param_size
 
@@ -73,7 +64,7 @@ class Planner:
                 env, lambda t, _: distribution.mode(by_time[t // hold]), state, alive, steps
             )
 
-        self._env, self._space, self._follow = env, space, follow_plans
+        self._follow = follow_plans
 
     def run(
         self,
@@ -98,10 +89,9 @@ class Planner:
         Returns:
           None if the deadline passed before all episodes ended, or would pass in the first search.
         """
-        batch, count, each = start.done.shape[0], self._num_plans, self._scenarios
+        batch, count, each = len(start.done), self._num_plans, self._scenarios
         began = time.monotonic()
-        if self._keys is None:
-            self._keys = random_keys(self._env.step, start, abstract(self._space, batch))
+        keys = random_keys(self._env.step, start, abstract(self._space, batch))
         # The rows of an episode are copies of one state, so that one program searches and acts.
         state = take_rows(start, np.repeat(np.arange(batch), count * each), batch)
         alive = jnp.ones(len(state.done), bool)
@@ -113,40 +103,33 @@ class Planner:
         begins = range(0, limit, decisions * hold)
         # Steps of each search, and of what is then done.
         work = [ITERATIONS * min(limit - t, horizon) + decisions * hold for t in begins]
-        met: list[Any] = []
-        taken: list[Followed] = []
         # Gives up where even the first search would take too long, as with MJX on a CPU.
         seconds = self._seconds_per_step(state, alive, mean)
         if time.monotonic() + work[0] * seconds > deadline:
             self.needed = sum(work) * seconds
             return None
-        if self._unseen:
-            self._unseen.begin()
+        met: list[Any] = []
+        taken: list[Followed] = []
         for number, begin in enumerate(begins):
-            tried = self._search(
-                state,
-                alive,
-                mean,
-                elites,
-                key,
-                keys=self._keys,
-                hold=hold,
-                steps=min(limit - begin, horizon),
-                maximise=maximise,
-                deadline=deadline,
-            )
-            if tried is None:
-                self.needed = (time.monotonic() - began) * sum(work) / sum(work[: number + 1])
-                return None
-            key, mean, elites, new = tried
-            met += new
-            steps = min(limit - begin, decisions * hold)
+            std = jnp.full(mean.shape, SPREAD)
+            for _ in range(ITERATIONS):
+                if time.monotonic() > deadline:
+                    done = sum(work[: number + 1])
+                    self.needed = (time.monotonic() - began) * sum(work) / done
+                    return None
+                key, key_plans, key_state = jax.random.split(key, 3)
+                plans = _propose(key_plans, mean, std, elites, count)
+                tried = with_other_keys(
+                    state, keys, key_state, np.arange(len(alive)) % (count * each)
+                )
+                *_, seen = self._follow(tried, alive, plans, hold, min(limit - begin, horizon))
+                value = getattr(seen, maximise).reshape(batch, count, each).mean(axis=2)
+                mean, std, elites = _fit(mean, std, plans, value, elites.shape[1])
+                met.append((jnp.min(seen.low), jnp.max(seen.high)))
             # The best one of the last search may have been lucky.
-            best = elites[:, 0] if each == 1 else mean
-            rows = jnp.repeat(best[:, None], count, axis=1)
+            rows = jnp.repeat((elites[:, 0] if each == 1 else mean)[:, None], count, axis=1)
+            steps = min(limit - begin, decisions * hold)
             state, alive, seen = self._follow(state, alive, rows, hold, steps)
-            if self._unseen:
-                self._unseen.watch(best, hold, steps)
             taken.append(jax.tree.map(lambda x: np.asarray(x)[:: count * each], seen))
             if not np.any(alive):
                 break
@@ -157,40 +140,6 @@ class Planner:
             )
         first = (limit - max(1, limit // 4)) // (decisions * hold)  # of the limit's last quarter
         return _outcome(taken, first, jax.device_get(met))
-
-    def _search(
-        self,
-        state: State,
-        alive: jax.Array,
-        mean: jax.Array,
-        elites: jax.Array,
-        key: jax.Array,
-        *,
-        keys: Collection[str],
-        hold: int,
-        steps: int,
-        maximise: str,
-        deadline: float,
-    ) -> tuple[jax.Array, jax.Array, jax.Array, list[Any]] | None:
-        """The next key, the mean of plans, the elites, and each round's extreme rewards.
-
-        None if the deadline passed.
-        """
-        std, met = jnp.full(mean.shape, SPREAD), []
-        for _ in range(ITERATIONS):
-            if time.monotonic() > deadline:
-                return None
-            key, key_plans, key_state = jax.random.split(key, 3)
-            plans = _propose(key_plans, mean, std, elites, self._num_plans)
-            scenario = np.arange(len(alive)) % (self._num_plans * self._scenarios)
-            tried = with_other_keys(state, keys, key_state, scenario)
-            if self._unseen:
-                tried = self._unseen.replace(tried, key_state, scenario)
-            *_, seen = self._follow(tried, alive, plans, hold, steps)
-            value = getattr(seen, maximise).reshape(*plans.shape[:2], -1).mean(axis=2)
-            mean, std, elites = _fit(mean, std, plans, value, elites.shape[1])
-            met.append((jnp.min(seen.low), jnp.max(seen.high)))
-        return key, mean, elites, met
 
     def _seconds_per_step(self, state: State, alive: jax.Array, mean: jax.Array) -> float:
         """Of all rows together."""

@@ -14,10 +14,7 @@ from ...run import files
 def write(path: Path, name: str, changed: Mapping[str, Any]) -> bool:
     """Changes keyword arguments of a task's `PPOConfig(...)` in config.py, and nothing else.
 
-    Args:
-      path: of config.py.
-      name: of the task.
-      changed: plain Python values, by name.
+    `changed` holds plain Python values, by name.
 
     Returns:
       Whether it was written; not where the settings are not a `PPOConfig(...)` in `Task(...)`.

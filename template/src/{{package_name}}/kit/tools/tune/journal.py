@@ -1,12 +1,11 @@
 """A file of JSON lines that only grows and that shows any damage.
 
-Each line starts with the CRC-32 of the file's name and of all lines so far, so what was changed,
-removed, moved or renamed is noticed. A last line without its end, which a crash or a full disk
+Each line starts with the CRC-32 of the file's name and of all lines so far, so a change, a removal,
+a move and another name are noticed. A last line without its end, which a crash or a full disk
 leaves, is dropped.
 """
 
 import json
-import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from ...errors import UsageError
 from ...run import files
 
-MAX_BYTES = 2**28  # bytes; a line of `tune` has about 3 kB, so this is 90,000
+MAX_BYTES = 2**28  # a line of `tune` has about 3 kB, so this is 90,000
 
 
 class Journal:
@@ -23,8 +22,8 @@ class Journal:
 
     Args:
       path: of the file; it need not be there.
-      replay: called with what each line holds, in order; raises an error of `DAMAGE` for what the
-        journal never gets.
+      replay: called with what each line holds, in order; raises ValueError for what the journal
+        never gets.
 
     Attributes:
       path: of the file.
@@ -32,38 +31,31 @@ class Journal:
       torn: whether a last line without its end was dropped.
 
     Raises:
-      UsageError: the file is damaged, too large or no regular file; it stays as it is.
+      UsageError: the file is damaged, too large or can't be read; it stays as it is.
     """
 
-    DAMAGE = (ValueError, TypeError, LookupError, OverflowError, RecursionError)
-
     def __init__(self, path: Path, replay: Callable[[Any], None]) -> None:
-        self.path, self.count, self.torn = path, 0, False
+        self.path, self.count = path, 0
         self._sum = zlib.crc32(path.name.encode())
-        self._size = 0  # of the lines that are whole
-        if not os.path.lexists(path):
-            return
-        with files.reading(path, MAX_BYTES) as file:
-            for line in file:
-                if not line.endswith(b"\n"):
-                    self.torn = True
-                    return
-                self.count += 1
-                self._size += len(line)
-                try:
-                    if self._line(line[9:-1]) != line:
-                        raise ValueError
-                    replay(json.loads(line[9:]))
-                except self.DAMAGE:
-                    raise UsageError(
-                        f"{path} is damaged in line {self.count:,}: restore it from a backup, or "
-                        "move it away to start again."
-                    ) from None
+        data = files.read(path, MAX_BYTES) if path.exists() else b""
+        *lines, rest = data.split(b"\n")
+        self.torn = bool(rest)
+        self._whole = data[: len(data) - len(rest)]
+        for line in lines:
+            self.count += 1
+            try:
+                if self._line(line[9:]) != line + b"\n":
+                    raise ValueError("another sum")
+                replay(json.loads(line[9:]))
+            except (ValueError, TypeError, LookupError):
+                raise UsageError(
+                    f"{path} is damaged in line {self.count:,}: restore it from a backup, or "
+                    "move it away to start again."
+                ) from None
 
     def begin(self) -> None:
         """Makes the file one that can be appended to; raises FileError."""
-        whole = files.read(self.path, MAX_BYTES)[: self._size] if self._size else b""
-        files.write(self.path, whole)
+        files.write(self.path, self._whole)
 
     def append(self, record: Any) -> None:
         """Adds a line, or nothing if the disk is full; raises FileError."""

@@ -4,7 +4,7 @@ It neither trains nor proposes settings nor reads files; docs/tune.md says in wo
 """
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -44,7 +44,7 @@ FROM_1 = ("discounting", "gae_lambda")
 
 
 class Structure(NamedTuple):
-    """What all members of a round share."""
+    """The settings that all members of a round share."""
 
     batches: str
     normalize_observations: bool
@@ -55,8 +55,11 @@ class Structure(NamedTuple):
 
     def settings(self) -> dict[str, Any]:
         """As keyword arguments of `PPOConfig`."""
-        _, *rest = self._fields
-        return {**BATCHES[self.batches], **{name: getattr(self, name) for name in rest}}
+        return {
+            **BATCHES[self.batches],
+            "normalize_observations": self.normalize_observations,
+            "init_value_from_rollouts": self.init_value_from_rollouts,
+        }
 
 
 @dataclass(frozen=True)
@@ -78,12 +81,6 @@ class Result:
 
     @property
     def score(self) -> float:
-        """What is maximised: the mean of all evaluations, of which the n-th counts n^3 times.
-
-        So the return at the end counts most, and among settings that end at the same return the
-        one that reached it first wins. It is a mean over seeds, because one seed that fails has to
-        cost more than slowness. NaN if one has diverged.
-        """
         return score(self.curves)
 
     @property
@@ -97,7 +94,12 @@ class Result:
 
 
 def score(curves: Curves) -> float:
-    """See `Result.score`."""
+    """The mean of all evaluations, of which the n-th counts n^3 times.
+
+    So the return at the end counts most, and among settings that end at the same return the one
+    that reached it first wins. It is a mean over seeds, because one seed that fails has to cost
+    more than slowness. NaN if one has diverged.
+    """
     means = curves.returns.mean(axis=1)
     return float(np.average(means, weights=np.arange(1, len(means) + 1) ** 3))
 
@@ -116,7 +118,7 @@ class Candidate:
     curves: list[Curves] = field(default_factory=list)
 
     def seen(self, rung: int) -> Curves:
-        """What counts on a rung: from `ALONE` on, the seeds of the rungs before too."""
+        """The curves that count on a rung: from `ALONE` on, those of the rungs before too."""
         curves = self.curves[min(rung, ALONE)]
         for more in self.curves[ALONE + 1 : rung + 1]:
             curves = curves.beside(more)
@@ -148,38 +150,31 @@ class Round:
         """Those that go on."""
         return [self.candidates[place] for place in self.going_on]
 
-    def found(self, found: list[Curves]) -> None:
-        """Adds the curves of those that went on, on the next rung."""
-        for candidate, curves in zip(self.next(), found, strict=True):
-            candidate.curves.append(curves)
+    def found(self, curves: Curves) -> None:
+        """Adds the curves of those that went on, whose seeds take turns, on the next rung."""
+        training = self.next()
+        for candidate, own in zip(training, curves.split(len(training)), strict=True):
+            candidate.curves.append(own)
         self.rung += 1
 
 
 class Ladder:
     """All that a search knows.
 
-    Args:
+    Attributes:
       structures: to be tried, in this order.
-      ranges: of the numbers that are searched.
       count: how many settings, or seeds of fewer settings, train at once.
       seed: the first of the seeds that one setting of a round trains on alone.
       threshold: the return at which the task is solved.
-
-    Attributes:
       steps: how long settings train; None before that is known.
       own: the curves of config.py.
       rounds: oldest first.
     """
 
     def __init__(
-        self,
-        structures: list[Structure],
-        ranges: Mapping[str, tuple[float, float]],
-        count: int,
-        seed: int,
-        threshold: float | None,
+        self, structures: list[Structure], count: int, seed: int, threshold: float | None
     ) -> None:
-        self.structures, self.ranges, self.count = structures, ranges, count
+        self.structures, self.count = structures, count
         self.seed, self.threshold = seed, threshold
         self.rungs = RUNGS if threshold is None else SOLVED_RUNGS
         self.steps: int | None = None
@@ -196,34 +191,20 @@ class Ladder:
           {"round": number from 0, "found": curves, "go_on": [places of settings in the round]}
         """
         match record:
-            case {"num_timesteps": int(steps)} if 0 < steps < 2**63:
+            case {"num_timesteps": int(steps)}:
                 self.steps = steps
             case {"own": found}:
-                (more,) = _loaded(found, 1, self.own)
+                more = _loaded(found)
                 self.own = self.own.beside(more) if self.own else more
-            case {"structure": [*structure], "numbers": [*numbers]} if numbers:
-                if structure not in [list(x) for x in self.structures]:
-                    raise ValueError
-                if not all(self._in_ranges(x) for x in numbers):
-                    raise ValueError
+            case {"structure": structure, "numbers": [*numbers]}:
                 candidates = [Candidate(x) for x in numbers]
-                self.rounds.append(
-                    Round(Structure(*structure), candidates, list(range(len(numbers))))
-                )
-            case {"round": int(number), "found": found, "go_on": [*go_on]} if number >= 0:
-                round = self.rounds[number]
-                before = round.next()[0].curves[1:]  # on rung 0 they train for half as long
-                round.found(_loaded(found, len(round.going_on), *before[:1]))
-                if len({*go_on}) != len(go_on) or not {*go_on} <= {*round.going_on}:
-                    raise ValueError
-                round.going_on = go_on
+                places = list(range(len(numbers)))
+                self.rounds.append(Round(Structure(*structure), candidates, places))
+            case {"round": int(number), "found": found, "go_on": [*go_on]}:
+                self.rounds[number].found(_loaded(found))
+                self.rounds[number].going_on = go_on
             case _:
-                raise ValueError
-
-    def _in_ranges(self, numbers: dict[str, float]) -> bool:
-        return numbers.keys() == self.ranges.keys() and all(
-            low <= numbers[name] <= high for name, (low, high) in self.ranges.items()
-        )
+                raise ValueError(f"no line of a search: {record}")
 
     # ---- what comes next ------------------------------------------------------------------------
 
@@ -252,6 +233,14 @@ class Ladder:
             left = sorted((x for x in best if x not in skip), key=lambda x: best[x])[:LEADERS]
         times = [round.structure for round in self.rounds]
         return min(left, key=times.count, default=None)
+
+    def ranked(self, structure: Structure) -> list[dict[str, float]]:
+        """The numbers of the settings of a structure, worst first.
+
+        The later the last rung without a seed that diverged, the better; then the score there.
+        """
+        known = [x for y in self.rounds if y.structure == structure for x in y.candidates]
+        return [x.numbers for x in sorted(known, key=lambda x: max(x.scores().items(), default=()))]
 
     def choose(self, round: Round) -> list[int]:
         """Places of those that go on from the rung that a round has trained on, best first.
@@ -307,7 +296,7 @@ def as_settings(numbers: Mapping[str, float]) -> dict[str, float]:
     return dict(numbers) | {x: round(1 - numbers[x], 6) for x in FROM_1 if x in numbers}
 
 
-def structures(own: PPOConfig, fits: Any) -> list[Structure]:
+def structures(own: PPOConfig, fits: Callable[[PPOConfig], bool]) -> list[Structure]:
     """The structures to try, in this order, of which `fits` says whether the memory suffices."""
     asked = own.normalize_observations
     found: dict[PPOConfig, Structure] = {}
@@ -332,13 +321,5 @@ def saved(curves: Curves) -> dict[str, Any]:
     return {"steps": curves.steps.tolist(), "returns": curves.returns.tolist()}
 
 
-def _loaded(saved: Any, members: int, *same: Curves | None) -> list[Curves]:
-    """The curves of each of the members, whose seeds take turns; raises ValueError or the like."""
-    steps, returns = np.array(saved["steps"], int), np.array(saved["returns"], float)
-    if steps.ndim != 1 or returns.shape[:1] != steps.shape or returns.ndim != 2:
-        raise ValueError
-    if not steps.size or not returns.size or returns.shape[1] % members:
-        raise ValueError
-    if any(x is not None and not np.array_equal(x.steps, steps) for x in same):
-        raise ValueError
-    return Curves(steps, returns).split(members)
+def _loaded(saved: Any) -> Curves:
+    return Curves(np.array(saved["steps"], int), np.array(saved["returns"], float))

@@ -1,15 +1,9 @@
-"""A search for settings of PPO that solve a task.
+"""A search for settings of PPO that solve a task: docs/tune.md says in words what it does.
 
-A round trains 16 settings at once, as members of one program. What shapes the program is the same
-for a round; Optuna proposes the other numbers, from what is known of the same structure. Each
-structure gets a round, after that the best three take turns. All settings of a round train for half
-of the steps on one seed each, the best 4 of them start again for all of the steps on 4 other seeds
-each, the best of these on 16, those that `train --num-seeds` uses, and then on 16 more, three
-times. Only those go on that are among the best quarter of all rounds so far (asynchronous
-successive halving, Li et al. 2020, arXiv:1810.05934). With a threshold those go on from 16 seeds
-that reach it on all of them, up to 256 seeds: settings that fail on one seed in 64 reach it on 64
-of 64 more than a third of the time. The more seeds, the more a score says to Optuna: the best of
-many settings on few seeds is partly luck.
+A round trains 16 settings at once, as members of one program; `ladder` says which of them go on.
+Only those do that are among the best quarter of all rounds so far (asynchronous successive halving,
+Li et al. 2020, arXiv:1810.05934). With a threshold, settings have to reach it on up to 256 seeds:
+settings that fail on one seed in 64 reach it on 64 of 64 more than a third of the time.
 """
 
 import contextlib
@@ -17,24 +11,22 @@ import dataclasses
 import hashlib
 import json
 import time
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from rich.console import Console
-from rich.table import Column, Table
 
 from ...bounds import FINITE, MINUTES
 from ...errors import OutOfMemoryError, TrainingStopped, UsageError
 from ...ppo.settings import PPOConfig
 from ...ppo.task import Task
-from ...run import commands, files, fingerprint
+from ...run import files, fingerprint
 from ...run.display import Display
 from ...run.signals import StopRequest, stop_requests
-from ...run.statistics import bootstrap_interval, interquartile_mean
+from ...run.statistics import interquartile_mean
 from .journal import Journal
 from .ladder import (
     ALONE,
@@ -48,15 +40,15 @@ from .ladder import (
     as_settings,
     saved,
     score,
-    solved_after,
     structures,
 )
+from .proposals import import_optuna, propose
+from .table import table
 from .trainer import NUMBERS, Curves, Trainer
 
 MEMBERS = 16  # settings, or seeds of fewer settings, that train at once
 EVALUATIONS = 8  # of a run with all steps
 EPISODES = 32  # of an evaluation, where those of config.py would take more steps than training
-SHOWN = 3  # settings in the table, besides those of config.py
 MAX_BYTES = 1e9  # of the observations that all members collect for an update
 
 
@@ -71,16 +63,16 @@ def tune(
 ) -> Result:
     """Searches for settings with which PPO solves the task, and prints a table of the best ones.
 
-    What is found is kept in the folder, and another call goes on from there. For another
+    All results are kept in the folder, and another call goes on from there. For another
     environment, other networks or other settings a new search starts beside the old one. SIGINT
-    (Ctrl-C), SIGTERM and SIGHUP end the search after the updates in progress; what is known by then
-    is kept and printed.
+    (Ctrl-C), SIGTERM and SIGHUP end the search after the updates in progress; the results by then
+    are kept and printed.
 
     Args:
       task: its environment and networks stay as they are, its settings are improved. Settings
         train for its `num_timesteps`, or for what fits the minutes if that is less.
       name: what `config.py` calls it.
-      minutes: how long to search, compiling included; 0 prints what was found before, also while
+      minutes: how long to search, compiling included; 0 prints the results so far, also while
         another process searches.
       threshold: the return at which the task is solved. The search ends when settings reach it on
         all of 256 seeds.
@@ -91,9 +83,9 @@ def tune(
       The best settings that are known, which may be those of the task.
 
     Raises:
-      UsageError: Optuna is missing, another process searches in the folder, the folder or what is
-        in it can't be used, or nothing was found.
-      FileError: the disk is full or can't be written to; what was found before is kept.
+      UsageError: Optuna is missing, another process searches in the folder, the folder or a file
+        in it can't be used, or there is no result.
+      FileError: the disk is full or can't be written to; earlier results are kept.
       TrainingStopped: a signal ended the search.
       OutOfMemoryError: the device has too little memory for so many members.
     """
@@ -104,8 +96,11 @@ def tune(
     place = folder or Path("tune") / name
     with stop_requests() as request, contextlib.ExitStack() as stack:
         if minutes:
-            _import_optuna()
-            stack.enter_context(_claim(place))
+            import_optuna()
+            _make(place)
+            busy = f"Another process searches in {place}: wait until it ends, see what it has "
+            busy += "found with --minutes 0, or name another --folder."
+            stack.enter_context(files.lock(place, busy))
         search = _Search(task, place, console, minutes, threshold, request)
         if minutes:
             with contextlib.suppress(_Stopped):
@@ -124,23 +119,13 @@ def tune(
     return results[0]
 
 
-@contextlib.contextmanager
-def _claim(folder: Path) -> Iterator[None]:
-    """Makes the folder of a search, and keeps other processes from searching there."""
-    with contextlib.ExitStack() as stack:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            free = stack.enter_context(files.lock(folder / ".lock"))
-        except OSError as error:
-            raise UsageError(
-                f"{folder} can't be used ({files.reason(error)}): name another --folder."
-            ) from None
-        if not free:
-            raise UsageError(
-                f"Another process searches in {folder}: wait until it ends, see what it has found "
-                "with --minutes 0, or name another --folder."
-            )
-        yield
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"{folder} can't be used ({files.reason(error)}): name another --folder."
+        ) from None
 
 
 class _Stopped(Exception):
@@ -164,19 +149,19 @@ class _Search:
         self.seconds = 60 * minutes
         self.deadline = time.monotonic() + self.seconds
         self.too_slow: set[Structure] = set()
-        members, tried = _structures(task)
-        self.trainer = Trainer(task, members, console, self._check)
-        ranges = {name: RANGES[name] for name in NUMBERS}
-        self.ladder = Ladder(tried, ranges, members, task.settings.seed, threshold)
+        self.ranges = {name: RANGES[name] for name in NUMBERS}
+        self.count, tried = members_and_structures(task)
+        self.trainer = Trainer(task, self.count, console, self._check)
+        self.ladder = Ladder(tried, self.count, task.settings.seed, threshold)
         self.journal = self._open(folder)
         self.steps = self.ladder.steps or task.settings.num_timesteps
 
     def _open(self, folder: Path) -> Journal:
-        """What was found before for the same task, settings and ranges."""
-        found = fingerprint.describe(self.task.environment(), self.task.make_ppo())
-        of = {key: x for key, x in found.items() if key not in ("versions", "device")}
+        """The results so far for the same task, settings and ranges."""
+        known = fingerprint.describe(self.task.environment(), self.task.make_ppo())
+        of = {key: x for key, x in known.items() if key not in ("versions", "device")}
         of["settings"] = dataclasses.asdict(self.task.settings)
-        of["space"] = [BATCHES, self.ladder.ranges, self.trainer.count]
+        of["space"] = [BATCHES, self.ranges, self.count]
         name = hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:16]
         journal = Journal(folder / f"{name}.jsonl", self.ladder.add)
         if journal.torn:
@@ -205,21 +190,21 @@ class _Search:
         """Until the threshold is reached; `_Stopped` is raised when the time is over."""
         self.journal.begin()
         self._choose_steps()
-        self._own()
+        self._train_own()
         if self.ladder.own and Result({}, self.ladder.own, 1).solves(self.threshold):
             self._say("The settings of config.py reach the threshold on every seed.")
             return
         while not self.ladder.is_solved():
-            self._round()
+            self._train_round()
 
     def _choose_steps(self) -> None:
         """How long settings train: the same in all calls of a search."""
         asked = self.task.settings.num_timesteps
         if self.ladder.steps is None:
-            config = self._config(self.ladder.structures[0])
+            settings = self._settings(self.ladder.structures[0])
             # A tenth of the time for a run leaves time for some structures.
-            fits = self.trainer.speed(config) * self.seconds / 10
-            fits = float(f"{max(fits, EVALUATIONS * config.steps_per_update):.1g}")
+            fits = self.trainer.speed(settings) * self.seconds / 10
+            fits = float(f"{max(fits, EVALUATIONS * settings.steps_per_update):.1g}")
             self.steps = int(min(asked, fits))
         if self.steps < asked:
             self._say(
@@ -227,7 +212,7 @@ class _Search:
                 "too much of the time."
             )
 
-    def _own(self) -> None:
+    def _train_own(self) -> None:
         """Trains with the settings of config.py, which the others have to beat.
 
         If they solve the task they are confirmed on more seeds, as others are.
@@ -238,7 +223,7 @@ class _Search:
         )
         for rung in range(ALONE, ladder.rungs):
             if ladder.own is not None:
-                if (rung - ALONE) * self.trainer.count < ladder.own.returns.shape[1]:
+                if (rung - ALONE) * self.count < ladder.own.returns.shape[1]:
                     continue
                 if not Result({}, ladder.own, 1).solves(self.threshold):
                     break
@@ -248,7 +233,7 @@ class _Search:
             self._keep({"own": saved(found)})
             self._say(f"config.py has {self._summary([ladder.own or found])}")
 
-    def _round(self) -> None:
+    def _train_round(self) -> None:
         """Trains new settings, and the best of them again on more seeds."""
         ladder = self.ladder
         number = ladder.unfinished(self.too_slow)
@@ -256,7 +241,8 @@ class _Search:
             structure = ladder.structure(self.too_slow)
             if structure is None:
                 raise _Stopped
-            self._keep({"structure": structure, "numbers": self._propose(structure)})
+            proposed = propose(self.ranges, ladder.ranked(structure), self.count)
+            self._keep({"structure": structure, "numbers": proposed})
             number = len(ladder.rounds) - 1
         round = ladder.rounds[number]
         while round.going_on:
@@ -269,54 +255,29 @@ class _Search:
             )
             if found is None:
                 break
-            round.found(found.split(len(training)))
+            round.found(found)
             round.going_on = ladder.choose(round)
             self.journal.append({"round": number, "found": saved(found), "go_on": round.going_on})
             self._say(f"{round.structure}: {self._outcome(round, training)}")
-
-    def _propose(self, structure: Structure) -> list[dict[str, float]]:
-        """Numbers for new settings, each with the two digits that config.py gets.
-
-        Optuna ranks settings by the last rung on which they did not diverge, then by the score
-        there; what diverged at once comes last.
-        """
-        optuna = _import_optuna()
-        made = optuna.distributions.FloatDistribution
-        space = {name: made(*bounds, log=True) for name, bounds in self.ladder.ranges.items()}
-        sampler = optuna.samplers.TPESampler(multivariate=True, constant_liar=True)
-        study = optuna.create_study(sampler=sampler, direction="maximize")
-        study.add_trials(
-            optuna.trial.create_trial(
-                state=optuna.trial.TrialState.PRUNED,
-                params=x.numbers,
-                distributions=space,
-                intermediate_values=x.scores(),
-            )
-            for round in self.ladder.rounds
-            if round.structure == structure
-            for x in round.candidates
-        )
-        asked = [study.ask(space).params for _ in range(self.trainer.count)]
-        return [{name: float(f"{x:.2g}") for name, x in params.items()} for params in asked]
 
     def _train(
         self, structure: Structure, numbers: Sequence[dict[str, float]], seed: int, steps: int
     ) -> Curves | None:
         """Trains each of the settings, on as many seeds as there are members for it.
 
-        A number that is not given is that of config.py. What is cut off says nothing: at the end
-        of the time `_Stopped` is raised, and None is returned if a run takes too much of the time.
+        A number that is not given is that of config.py. A run that is cut off says nothing: at the
+        end of the time `_Stopped` is raised, and None is returned if a run takes too much of it.
         """
         if self._left() <= 0:
             raise _Stopped
-        count, config = self.trainer.count, self._config(structure)
+        settings = self._settings(structure)
         own = {name: getattr(self.task.settings, name) for name in NUMBERS}
         try:
-            self.trainer.compiled(config)
+            self.trainer.compiled(settings)
             seconds = min(self._left(), self.seconds / 6)
             found = self.trainer.train(
-                config,
-                ([own | given for given in numbers] * count)[:count],
+                settings,
+                ([own | given for given in numbers] * self.count)[: self.count],
                 seed=seed,
                 steps=steps,
                 evaluations=max(1, round(EVALUATIONS * steps / self.steps)),
@@ -324,7 +285,7 @@ class _Search:
             )
         except OutOfMemoryError:
             raise OutOfMemoryError(
-                f"The device has too little memory to train {count} settings at once with "
+                f"The device has too little memory to train {self.count} settings at once with "
                 f"{structure}: use smaller batches in config.py, or JAX_PLATFORMS=cpu."
             ) from None
         if found is None:
@@ -337,7 +298,7 @@ class _Search:
             )
         return found
 
-    def _config(self, structure: Structure) -> PPOConfig:
+    def _settings(self, structure: Structure) -> PPOConfig:
         own = self.task.settings
         as_long = self.steps // (EVALUATIONS * own.episode_length)  # together as training
         return dataclasses.replace(
@@ -360,7 +321,7 @@ class _Search:
         if round.rung:
             return self._summary([x.seen(round.rung) for x in trained])
         diverged = sum(not x.scores() for x in trained)
-        text = f", {diverged} diverged" * bool(diverged)
+        text = f", {diverged} diverged" if diverged else ""
         return f"{len(trained)} settings{text}, {len(round.going_on)} go on"
 
     def _summary(self, found: list[Curves]) -> str:
@@ -379,54 +340,7 @@ class _Search:
         Display(self.console, 1).say(text)
 
 
-def table(own: PPOConfig, results: list[Result], threshold: float | None) -> Table:
-    """The best settings, a column for each, and those of config.py.
-
-    What is said about returns is of the seeds that had no part in the choice of the settings.
-    Where there are none yet it is of those that had, without an interval.
-    """
-    shown = [result for result in results if result.settings][:SHOWN]
-    shown += [result for result in results if not result.settings]
-    columns = [str(n + 1) if result.settings else "config.py" for n, result in enumerate(shown)]
-    curves = [x.confirmed if x.confirmed.returns.size else x.curves for x in shown]
-    last = [x.returns[-1] for x in curves]
-    intervals = [bootstrap_interval(x) if len(x) > 1 else None for x in last]
-    made = Table(Column("", no_wrap=True), *columns)
-    made.add_row("return", *(f"{interquartile_mean(x):.4g}" for x in last))
-    made.add_row(
-        "95 % interval",
-        *(
-            "not confirmed"
-            if not of.confirmed.returns.size
-            else ""
-            if x is None
-            else f"{x[0]:.4g} to {x[1]:.4g}"
-            for of, x in zip(shown, intervals, strict=True)
-        ),
-    )
-    made.add_row("seeds", *(str(len(x)) for x in last))
-    made.add_row("steps", *(f"{x.steps[-1]:,}" for x in curves))
-    if threshold is not None:
-        solved = [solved_after(x, threshold) for x in curves]
-        medians = [float(np.median(x)) for x in solved]
-        made.add_row(f"seeds at {threshold:g}", *(str(np.isfinite(x).sum()) for x in solved))
-        made.add_row("after steps", *(f"{x:,.0f}" if np.isfinite(x) else "-" for x in medians))
-    made.add_section()
-    for name in dict.fromkeys(name for result in shown for name in result.settings):
-        made.add_row(name, *(str(x.settings.get(name, getattr(own, name))) for x in shown))
-    return made
-
-
-def _import_optuna() -> Any:
-    commands.require("optuna", "tune", "tune")
-    import optuna  # type: ignore[import-not-found, unused-ignore]
-
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    return optuna
-
-
-def _structures(task: Task) -> tuple[int, list[Structure]]:
+def members_and_structures(task: Task) -> tuple[int, list[Structure]]:
     """How many members fit the memory, and the structures to try, in this order."""
     own = task.settings
     obs = fingerprint.reset_shapes(task.environment()).obs

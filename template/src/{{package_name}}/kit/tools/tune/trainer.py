@@ -18,9 +18,8 @@ from rich.console import Console
 from ...ppo.settings import PPOConfig
 from ...ppo.state import HyperParameters
 from ...ppo.task import Task
-from ...run.display import Display
-from ...run.programs import Programs
-from ...run.train import CHUNK_SECONDS, RETURN
+from ...run.display import RETURN, Display
+from ...run.programs import CHUNK_SECONDS, Programs, next_chunk
 
 NUMBERS = [field.name for field in dataclasses.fields(HyperParameters)]
 
@@ -51,11 +50,7 @@ class Curves:
 class Trainer:
     """Trains `count` members at once; each program is compiled once.
 
-    Attributes:
-      task: its environment and networks.
-      count: how many members.
-      console: where progress is shown.
-      check: called every half a second; what it raises ends a run.
+    `check` is called every half a second; an error that it raises ends a run.
     """
 
     task: Task
@@ -82,10 +77,7 @@ class Trainer:
           seed: of the first member; that of the next one is 1 larger.
           steps: how long; rounded up to whole updates.
           evaluations: how many, evenly spaced; the last one is at the end.
-          seconds: after so long the run is cut off.
-
-        Returns:
-          The curves, which are NaN after a member has diverged; None if the run was cut off.
+          seconds: after so long the run is cut off, and None is returned.
         """
         programs, per_update = self.compiled(settings), settings.steps_per_update
         updates = -(-steps // per_update)
@@ -112,7 +104,7 @@ class Trainer:
                         finite &= np.isfinite(metric)
                     finite &= totals.not_finite == 0
                     display.progress(done * per_update, chunk * per_update / taken, {})
-                    chunk = max(1, min(10 * chunk, int(CHUNK_SECONDS * chunk / taken)))
+                    chunk = next_chunk(chunk, taken)
                     self.check()
                 returns.append(np.where(finite, programs.evaluate(state)[RETURN], np.nan))
         return Curves(targets * per_update, np.array(returns, float))
@@ -131,11 +123,7 @@ class Trainer:
         return updates * settings.steps_per_update / taken
 
     def compiled(self, settings: PPOConfig) -> Programs:
-        """The programs of all members.
-
-        Raises:
-          OutOfMemoryError: there is too little memory for so many.
-        """
+        """The programs of all members; raises OutOfMemoryError."""
         settings = dataclasses.replace(settings, seed=0, num_seeds=self.count)
         if settings not in self._programs:
             shared = next(n for n in range(jax.device_count(), 0, -1) if self.count % n == 0)

@@ -1,0 +1,26 @@
+"""Checks of an environment with some settings of training, in short."""
+
+from typing import Any
+
+from brax.envs.base import Env
+from kit.check import Report, Violation, examine
+from kit.ppo.settings import PPOConfig
+from kit.ppo.task import Task
+
+
+def check(
+    env: Env,
+    *,
+    seed: int = 0,
+    time_limit: float = 60.0,
+    network_factory: Any = None,
+    ignore_rules: tuple[str, ...] = (),
+    **settings: Any,
+) -> Report:
+    settings = {"episode_length": 1000, **settings}
+    task = Task(lambda: env, PPOConfig(**settings), network_factory, ignore_rules=ignore_rules)
+    return examine(task, seed=seed, time_limit=time_limit)
+
+
+def check_env(env: Env, **settings: Any) -> list[Violation]:
+    return check(env, **settings).violations
