@@ -691,3 +691,21 @@ def test_no_write_lands_outside(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is a link"):
         replay(run, task)
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.long
+def test_a_bad_start_after_which_all_is_finite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Discrete actions are no NaN even where the observation is one."""
+    space = SPACES["discrete"]
+    task = dataclasses.replace(
+        toy_task(space, num_evals=2, bootstrap_on_timeout=False),
+        environment=lambda: BadStart(action_space=space),
+    )
+    monkeypatch.setattr(BadStart, "limit", -2.0)
+    finding = found(replay(new_run(task, tmp_path / "run", evaluations=1), task))
+    assert (finding.leaf, finding.value, finding.step) == ("obs[1]", "nan", 0)
+    assert (finding.environment, finding.steps) == (0, 0)
+    assert "# bad" in source_line(finding)
+    assert finding.text.count("became") == 1

@@ -203,43 +203,39 @@ class _Look:
         self._row = 0  # of the environment
 
     def find(self) -> _Found:
-        name, state, member = self._bad
+        name, state, _ = self._bad
         watch, outputs = self._watch(name, state, None)
         if watch.ended is None:
             return self._in_learning(outputs)
         self._row, others = int(np.argmax(watch.ended)), int(watch.ended.sum()) - 1
         watch, _ = self._watch(name, state, self._row)
-        end = watch.calls[-1]
-        frames = [*(call.given[0] for call in watch.calls if len(call.given) > 1), end.after]
+        call = end = next(x for x in watch.calls if any(p.startswith(SURFACES) for p in x.causes))
+        frames = [*(x.given[0] for x in watch.calls if len(x.given) > 1), end.after]
         path = next(p for start in SURFACES for p in end.causes if p.startswith(start))
         cause = end.causes[path]
         surfaced = self._became(end, path, None, name, state)[0]
         while isinstance(cause, int):  # the state had it already
             leaf = list(leaves(state))[cause]
-            good = self._updates.last_finite(leaf, member, self._row, int(state.updates))
+            good = self._updates.last_finite(leaf, self._bad.member, self._row, int(state.updates))
             if good is None and self._updates.started > 0:
                 return self._saved(leaf, surfaced)
             name, state = ("init", self._bad.state) if good is None else ("update", good)
-            _, outputs = self._watch(name, state, self._row)
-            cause = next(x for p, (_, x) in outputs.items() if p.endswith(leaf))
-        call = end
-        if (
-            isinstance(cause, Cause)
-            and cause.call is not None
-            and cause in cause.call.causes.values()
-        ):
-            call = cause.call
-            path = next(path for path, x in call.causes.items() if x is cause)
+            watch, outputs = self._watch(name, state, self._row)
+            causes = {path: cause for path, (_, cause) in outputs.items()}
+            if name == "init":  # which may have ended
+                causes = {f"env_state.{path}": x for path, x in watch.calls[-1].causes.items()}
+            cause = next(x for path, x in causes.items() if path.endswith(leaf))
+        if isinstance(cause, Cause) and cause.call is not None and cause.path:
+            call, path = cause.call, cause.path
         text, (leaf, value), steps, step = self._became(call, path, cause, name, state)
-        if call is not end:
+        if call is not end and text != surfaced:
             text = f"{surfaced} That came from what happened before: {text}"
         elif others:
             text += f" It happened in {others} more of the environments at the same time."
         before, after = {}, {} if path == "action" else leaves(call.after)
         if len(call.given) > 1:
             before = {**leaves(call.given[0]), "action": call.given[1]}
-        line = cause.line if isinstance(cause, Cause) else None
-        text = f"{text}\n{cause}"
+        text, line = f"{text}\n{cause}", cause.line if isinstance(cause, Cause) else None
         finding = Finding(text, leaf, value, steps, self._seed, self._row, step, line)
         return finding, before, after, frames
 
@@ -284,7 +280,7 @@ class _Look:
             at = f"at step {step} of an episode of"
         config = self._task.settings
         steps = 0 if name == "init" else int(state.updates) * config.steps_per_update
-        if name == "update":
+        if name == "update" and call.loops:
             number = call.loops[0] * config.unroll_length + call.loops[1] + 1
             steps += number * config.num_envs * config.action_repeat
         when = f"{steps:,} environment steps into the run"

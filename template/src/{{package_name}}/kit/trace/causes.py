@@ -31,7 +31,7 @@ class Call:
     """A `reset` or a `step` of a batch, as one environment has it, with leading axes of 1.
 
     Attributes:
-      given: a key; or a state and an action.
+      given: a key; a state and an action; or a state, where a program starts from one.
       loops: the rounds of the loops around it, from 0, outermost first.
       after: the state; at the end of an episode its `obs` is the last one.
       causes: of what is bad: `action`, or the leaves of `after`.
@@ -52,13 +52,15 @@ class Cause:
         evaluated one operation at a time, because a compiled program rounds in another order.
       stack: where it stands, innermost first.
       loops: the rounds of the loops around it, from 0, outermost first.
-      call: of the environment, in which it is; None if it is in none.
+      call: the one of the environment that it is in; None if it is in none.
+      path: the first bad leaf of what that call gave; empty if none is bad.
     """
 
     operation: str
     stack: tuple[Frame, ...]
     loops: tuple[int, ...]
-    call: Call | None
+    call: Call | None = None
+    path: str = ""
 
     @property
     def line(self) -> Frame | None:
@@ -285,7 +287,11 @@ class Watch:
         ended = self._ends_a_run(given, after)
         traced: list[Traced] = [(x, None) for x in results]
         if self._row is not None:
-            one, after = self._take((given, after))
+            one, after = take((given, after), self._row, self._batch)
+            if len(one) > 1 and not self.calls:
+                start = Call(one[:1], (), one[0])
+                self._tell_causes(start, [cause for _, cause in operands_of_own])
+                self.calls.append(start)
             self._call = Call(one, self._loops, after)
             self.calls.append(self._call)
             if any(map(self._is_bad, results)):
@@ -305,25 +311,27 @@ class Watch:
         ended = has_not_finite((after.obs, after.reward, after.done))
         if len(given) > 1:
             before, action = given
-            ended |= has_not_finite((action, before.reward))  # an action may be an integer
+            ended |= has_not_finite((action, before.obs, before.reward, before.done))
             if "not_finite" in after.info:  # looked at before the auto-reset
                 ended |= after.info["not_finite"] & ~before.info["not_finite"]
             if self._one_episode:
                 ended &= before.done == 0
         return np.asarray(ended)
 
-    def _take(self, tree: Any) -> Any:
-        return take(tree, self._row or 0, self._batch)
-
     def _tell_causes(self, call: Call, causes: list[Cause | int | None]) -> None:
         """Notes the causes of what a call gave."""
-        by_path = dict(zip(leaves(call.after), causes, strict=True))
+        by_path = dict(zip(leaves(call.after), causes, strict=False))
         last, of_last = call.after.info.get("final_obs"), "info['final_obs']"
-        if not all(map(is_finite, jax.tree.leaves(last))):  # a new episode has begun since
+        if len(call.given) > 1 and not all(
+            map(is_finite, jax.tree.leaves(last))
+        ):  # a new episode has begun since
             call.after = call.after.replace(obs=last)
             found = [path for path in by_path if path.startswith(of_last)]
             by_path |= {path.replace(of_last, "obs"): by_path[path] for path in found}
-        call.causes = {path: by_path[path] for path in bad_leaves(call.after)}
+        for path in bad_leaves(call.after):
+            call.causes[path] = cause = by_path[path]
+            if isinstance(cause, Cause) and cause.call is call:
+                cause.path = cause.path or path
 
 
 def take(tree: Any, row: int, batch: int) -> Any:
