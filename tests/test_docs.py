@@ -225,6 +225,11 @@ class Reader:
         assert result.returncode == 0, result.stdout
 
     def command(self, arguments: str) -> None:
+        import time; t=time.process_time()  # TEMP
+        try: self._command(arguments)
+        finally: print("TIME", round(time.process_time()-t,1), arguments, file=sys.__stderr__, flush=True)
+
+    def _command(self, arguments: str) -> None:
         """A command of the project. `tune` and `replay` may find nothing."""
         forget()
         main = importlib.import_module("my_env.kit.cli").main
