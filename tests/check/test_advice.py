@@ -15,9 +15,9 @@ from jax.flatten_util import ravel_pytree
 from kit.check import RULES, Violation, check_env
 from kit.check.stages import Clock
 from kit.env.actions import action_space_of
-from kit.ppo.algorithm import make_ppo
 from kit.ppo.networks import make_network_factory
 from kit.ppo.settings import PPOConfig
+from kit.ppo.task import Task
 
 SOURCE = """
 import dataclasses
@@ -826,7 +826,7 @@ def assert_trains(source: str, episode_length: int) -> None:
         policy_hidden_layer_sizes=(8,),
         value_hidden_layer_sizes=(8,),
     )
-    ppo = make_ppo(env, settings, factory)
+    ppo = Task(lambda: env, settings, factory).make_ppo()
 
     def train() -> Any:
         begun = ppo.init(np.uint32(0))

@@ -19,10 +19,9 @@ from flax import linen as nn
 from kit.env.actions import Continuous
 from kit.env.wrappers import wrap_for_training
 from kit.errors import UsageError
-from kit.ppo.algorithm import make_ppo, ppo_loss
 from kit.ppo.brax_trainers import enable_brax_trainers
+from kit.ppo.loss import ppo_loss
 from kit.ppo.networks import make_network_factory
-from kit.ppo.settings import PPOConfig
 from kit.ppo.state import HyperParameters
 from kit.ppo.task import Task
 from toys import OBSERVATIONS, SPACES, TINY, Encoder, Toy, toy_task
@@ -98,8 +97,6 @@ def test_the_policy_learns_nothing_from_a_step_that_was_cut_off() -> None:
             next_observation=jnp.ones((size[0], 1, 2)),
             extras={"policy_extras": acted, "state_extras": {"truncation": cut_off}},
         )
-        settings: dict[str, Any] = {"entropy_cost": 0.0, "discounting": 0.9, "reward_scaling": 1.0}
-        settings |= {"gae_lambda": 0.95, "clipping_epsilon": 0.3}
         statistics = init_state(specs.Array((2,), jnp.dtype("float32")))
         keys = jax.random.split(jax.random.PRNGKey(0))
         params = PPONetworkParams(
@@ -109,7 +106,15 @@ def test_the_policy_learns_nothing_from_a_step_that_was_cut_off() -> None:
         acted["log_prob"] += networks.parametric_action_distribution.log_prob(
             logits, acted["raw_action"]
         )
-        _, metrics = ppo_loss(params, statistics, data, keys[0], ppo_network=networks, **settings)
+        _, metrics = ppo_loss(
+            params,
+            statistics,
+            data,
+            keys[0],
+            networks=networks,
+            settings=task.settings,
+            factors=HyperParameters.of(task.settings),
+        )
         return metrics["policy_loss"]
 
     slope = jax.grad(policy_loss)(jnp.zeros(size))
@@ -346,18 +351,19 @@ class LastStepPays(Toy):
 
 @pytest.mark.parametrize("bootstrap", [False, True])
 def test_bootstrapping_learns_from_the_step_that_is_cut_off(bootstrap: bool) -> None:
-    config = PPOConfig(
+    task = toy_task(
         episode_length=2,
         bootstrap_on_timeout=bootstrap,
         num_envs=16,
         unroll_length=4,
         batch_size=8,
         num_minibatches=4,
+        num_updates_per_batch=8,
+        num_timesteps=1_000_000,
         learning_rate=1e-2,
         reward_scaling=1.0,
     )
-    factory = toy_task().network_factory
-    ppo = make_ppo(LastStepPays(), config, factory)
+    ppo = dataclasses.replace(task, environment=LastStepPays).make_ppo()
     state, _ = jax.jit(ppo.epoch)(jax.jit(ppo.init)(np.uint32(0)), np.int32(30))
     reward = jax.jit(ppo.evaluate)(state)["eval/episode_reward"]
     assert (reward > 0.9) == bootstrap
@@ -567,6 +573,14 @@ def test_the_policy_does_not_see_what_is_privileged() -> None:
             network.apply(statistics, weights, obs), network.apply(statistics, weights, other)
         )
         assert same != sees
+
+
+def test_the_activation_is_that_of_the_hidden_layers() -> None:
+    space = SPACES["discrete"]
+    networks = make_network_factory(space, activation=jnp.zeros_like)((2,), space.size)
+    params = networks.policy_network.init(jax.random.PRNGKey(0))
+    logits = networks.policy_network.apply(None, params, jnp.ones((4, 2)))
+    np.testing.assert_array_equal(logits, 0)
 
 
 def test_brax_s_own_networks_do() -> None:

@@ -5,17 +5,18 @@ An observation is a vector (n,), or a dict of vectors and of images, whose keys 
 """
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from brax.envs.base import Env
 from brax.training import networks, types
-from brax.training.agents.ppo.networks import PPONetworks
+from brax.training.agents.ppo.networks import PPONetworks, make_inference_fn
 from flax import linen as nn
 
-from ..env.actions import ActionSpace, known_space
+from ..env.actions import ActionSpace, action_space_of, known_space
 from ..errors import UsageError
 
 PIXELS = "pixels/"  # Brax's prefix for images
@@ -56,6 +57,7 @@ class NetworkFactory:
     value_obs_keys: tuple[str, ...] | None
     policy_hidden_layer_sizes: tuple[int, ...]
     value_hidden_layer_sizes: tuple[int, ...]
+    activation: Callable[[jax.Array], jax.Array]
 
     def __call__(
         self,
@@ -123,7 +125,8 @@ class NetworkFactory:
                 "make_network_factory one, or name the vectors to use instead with "
                 "policy_obs_keys and value_obs_keys."
             )
-        module = Head(self.encoder or Concatenate(), tuple(layer_sizes), output_init)
+        encoder = self.encoder or Concatenate()
+        module = Head(encoder, tuple(layer_sizes), self.activation, output_init)
 
         def init(key: jax.Array) -> Any:
             observation = jax.tree.map(
@@ -157,6 +160,7 @@ def make_network_factory(
     value_obs_keys: Sequence[str] | None = None,
     policy_hidden_layer_sizes: Sequence[int] = (64, 64),
     value_hidden_layer_sizes: Sequence[int] = (64, 64),
+    activation: Callable[[jax.Array], jax.Array] = nn.swish,
 ) -> NetworkFactory:
     """What `brax.training.agents.ppo.train` takes as `network_factory`.
 
@@ -172,6 +176,7 @@ def make_network_factory(
       value_obs_keys: the entries that the value network sees; all if None.
       policy_hidden_layer_sizes: widths of the policy's layers, behind the encoder.
       value_hidden_layer_sizes: widths of the value network's layers, behind the encoder.
+      activation: of the hidden layers behind the encoder.
 
     Raises:
       UsageError: `policy_obs_keys` or `value_obs_keys` is a string, or `action_space` is not one.
@@ -187,6 +192,7 @@ def make_network_factory(
         None if value_obs_keys is None else tuple(value_obs_keys),
         tuple(policy_hidden_layer_sizes),
         tuple(value_hidden_layer_sizes),
+        activation,
     )
 
 
@@ -195,13 +201,14 @@ class Head(nn.Module):
 
     encoder: nn.Module
     layer_sizes: Sequence[int]
+    activation: Callable[[jax.Array], jax.Array]
     output_init: nn.initializers.Initializer | None = None
 
     @nn.compact
     def __call__(self, observation: Any, normalized: Any) -> jax.Array:
         mlp = networks.MLP(
             layer_sizes=self.layer_sizes,
-            activation=nn.swish,
+            activation=self.activation,
             output_kernel_init=self.output_init,
         )
         return mlp(self.encoder(observation, normalized))
@@ -277,3 +284,29 @@ def _shape(size: Any) -> tuple[int, ...]:
 
 def _is_shape(value: Any) -> bool:
     return isinstance(value, tuple)
+
+
+def refuse_what_does_not_fit(
+    env: Env, obs: Any, ppo_networks: PPONetworks, statistics: Any
+) -> None:
+    """Traces the policy once. Raises UsageError where PPO would fail or learn something else."""
+    entries = obs if isinstance(obs, dict) else {"obs": obs}
+    for key, entry in entries.items():
+        if not key.startswith(PIXELS) and not jnp.issubdtype(entry.dtype, jnp.floating):
+            raise UsageError(
+                f"The observation{'' if key == 'obs' else f' {key!r}'} is {entry.dtype}, which "
+                "has to be float32: use .astype(jnp.float32)."
+            )
+
+    def act(key: jax.Array, obs: Any, statistics: Any) -> jax.Array:
+        params = (statistics, ppo_networks.policy_network.init(key), None)
+        return make_inference_fn(ppo_networks)(params)(obs, key)[0]
+
+    space = action_space_of(env)
+    action = jax.eval_shape(act, jax.ShapeDtypeStruct((2,), jnp.uint32), obs, statistics)
+    # With JAX_ENABLE_X64 a float is float64.
+    if action.shape[1:] != space.shape or action.dtype.kind != space.dtype.kind:
+        raise UsageError(
+            f"The networks give actions of shape {action.shape[1:]} and dtype {action.dtype}, but "
+            f"the environment takes {space}: build them for the environment's own action space."
+        )

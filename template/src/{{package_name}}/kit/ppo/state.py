@@ -5,13 +5,13 @@ from typing import Any
 
 import flax
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from brax.envs.base import State
 from brax.training.acme import running_statistics
 from brax.training.agents.ppo import losses
 
+from .rewards import RewardScale
 from .settings import PPOConfig
 
 Metrics = dict[str, jax.Array]
@@ -37,28 +37,6 @@ class HyperParameters(flax.struct.PyTreeNode):
             field.name: np.asarray(getattr(config, field.name), np.float32) for field in fields(cls)
         }
         return cls(**given)
-
-
-class RewardScale(flax.struct.PyTreeNode):
-    """How large rewards are, as means over the updates so far, () float32 each.
-
-    Attributes:
-      td_error: mean square of the TD errors that the best constant value leaves.
-      reward: mean square of the rewards.
-    """
-
-    td_error: jax.Array
-    reward: jax.Array
-
-    def divisor(self) -> jax.Array:
-        """What rewards are divided by, () float32: the root mean square TD error.
-
-        Where a constant value explains the rewards (each step has the same one, and no episode has
-        ended yet), it is their root mean square; 1 where there was no reward at all.
-        """
-        td_error, reward = jnp.sqrt(self.td_error), jnp.sqrt(self.reward)
-        size = jnp.where(td_error > 1e-3 * reward, td_error, reward)
-        return jnp.where(size > 0, size, 1.0)
 
 
 class TrainingState(flax.struct.PyTreeNode):

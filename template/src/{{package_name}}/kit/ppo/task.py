@@ -47,29 +47,31 @@ class Task:
             made = type(self.environment).__name__
             raise UsageError(f"A task's environment is a class or function: {made}, not {made}().")
 
-    def batched(self, *, training: bool) -> Env:
-        """A batch of its environment, as for training or for whole episodes.
+    def batched(
+        self,
+        environment: Env | None = None,
+        *,
+        training: bool,
+        randomization_fn: Callable[[Any], tuple[Any, Any]] | None = None,
+    ) -> Env:
+        """A batch of environments, as for training or for whole episodes.
 
-        Without domain randomisation.
+        Args:
+          environment: the one to wrap; a new one if None.
+          training: with auto-reset.
+          randomization_fn: the task's, with its keys; None for the environment as it is.
         """
         wrap = self.wrap_env_fn or (wrap_for_training if training else wrap_for_evaluation)
         return wrap(
-            self.environment(),
+            environment or self.environment(),
             episode_length=self.settings.episode_length,
             action_repeat=self.settings.action_repeat,
-            randomization_fn=None,
+            randomization_fn=randomization_fn,
         )
 
     def make_ppo(self, mesh: Mesh | None = None) -> PPO:
-        """See `kit.ppo.make_ppo`."""
-        return make_ppo(
-            self.environment(),
-            self.settings,
-            self.network_factory,
-            wrap_env_fn=self.wrap_env_fn,
-            randomization_fn=self.randomization_fn,
-            mesh=mesh,
-        )
+        """See `make_ppo`."""
+        return make_ppo(self, mesh)
 
 
 def tasks_in(config: ModuleType) -> dict[str, Task]:

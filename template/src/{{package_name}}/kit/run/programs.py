@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -51,14 +51,17 @@ class Programs:
         self.num_devices = 1 if mesh is None else mesh.size
         self.environment = task.environment()
         self.ppo = ppo = task.make_ppo(None if several else mesh)
-        init, epoch, evaluate = ppo.init, ppo.epoch, ppo.evaluate
+        init: Callable[..., TrainingState] = ppo.init
+        epoch, evaluate = ppo.epoch, ppo.evaluate
         if several:
             init_members = sharding.divide_members(ppo.init, mesh)
             epoch = sharding.divide_members(ppo.epoch, mesh)
             evaluate = sharding.divide_members(ppo.evaluate, mesh)
 
-            def init(seed: Any) -> TrainingState:
+            def init_all(seed: Any) -> TrainingState:
                 return init_members(seed + jnp.arange(config.num_seeds, dtype=jnp.uint32))
+
+            init = init_all
 
         self.member_shapes = jax.eval_shape(ppo.init, np.uint32(config.seed))
         self.shapes = (
@@ -72,8 +75,8 @@ class Programs:
             if several:
                 members = NamedSharding(mesh, PartitionSpec(sharding.AXIS))
                 where = jax.tree.map(lambda _: members, self.shapes)
-            elif ppo.env_specs is not None:
-                of_envs = jax.tree.map(lambda spec: NamedSharding(mesh, spec), ppo.env_specs)
+            elif "env" in ppo.divisions:
+                of_envs = jax.tree.map(lambda spec: NamedSharding(mesh, spec), ppo.divisions["env"])
                 where = where.replace(env_state=of_envs)
         self._shardings = where
         epoch_result = None if mesh is None else (where, everywhere)

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from ..env.actions import action_space_of
 from ..errors import TrainingDivergedError, TrainingStopped, UsageError
-from ..ppo.algorithm import linear_schedule
+from ..ppo.schedule import linear_schedule
 from ..ppo.settings import PPOConfig
 from ..ppo.state import Totals, TrainingState
 from ..ppo.task import Task
