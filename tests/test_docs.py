@@ -27,7 +27,7 @@ from urllib.parse import unquote
 
 import pytest
 import readme
-from projects import REPOSITORY, Render
+from projects import REPOSITORY, copy, snapshot
 from readme import Block
 from versions import commit
 
@@ -45,9 +45,9 @@ COMMENTS = {
     "pip install -e": "run by: tests/test_newcomer.py",
     "copier update": "run by: tests/test_update.py",
     "bench ": "slow",
-    "diagnose RUN": "run with: # say -> --episodes 2 --minutes 0.05 #, # search -> --minutes 0 #",
+    "diagnose RUN": "slow",
     "mypy": "run by: tests/test_render.py",
-    "50000": "run with: 50000 -> 64",
+    "50000": "slow",
 }
 TINY = (
     "num_timesteps=64, num_envs=4, unroll_length=4, batch_size=4, num_minibatches=2, "
@@ -119,19 +119,34 @@ def test_the_emitted_pages_run(page: str, reader: "Reader") -> None:
         reader.follow(replace(block, comment="".join(comments)), slow=False)
 
 
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The template's repository, as git has it."""
+    clone = snapshot(tmp_path_factory.mktemp("clone") / "copier-brax-env")
+    commit(clone)
+    return clone
+
+
+@pytest.fixture(scope="module")
+def new(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of it."""
+    return copy(clone, tmp_path_factory.mktemp("new") / "my-env")
+
+
 @pytest.fixture
-def reader(render: Render, template: Path, tmp_path: Path) -> Iterator["Reader"]:
-    if not (template / ".git").exists():
-        commit(template)
-    project = shutil.copytree(render(), tmp_path / "my-env")
+def reader(
+    clone: Path, new: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator["Reader"]:
+    project = shutil.copytree(new, tmp_path / "my-env")
     make_small(project / "src/my_env/config.py")
+    commit(project)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project)
         patch.syspath_prepend(str(project / "src"))
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "compiled"))
         patch.setenv("PYTHON", sys.executable)
         patch.setenv("PYTEST_ADDOPTS", "--collect-only --quiet -n 0")
-        yield Reader(project, template)
+        yield Reader(project, clone)
     forget()
 
 
@@ -156,7 +171,7 @@ class Reader:
 
     Attributes:
       project: its folder.
-      template: a copy of the template's repository.
+      template: the template's repository.
     """
 
     def __init__(self, project: Path, template: Path) -> None:
@@ -225,11 +240,6 @@ class Reader:
         assert result.returncode == 0, result.stdout
 
     def command(self, arguments: str) -> None:
-        import time; t=time.process_time()  # TEMP
-        try: self._command(arguments)
-        finally: print("TIME", round(time.process_time()-t,1), arguments, file=sys.__stderr__, flush=True)
-
-    def _command(self, arguments: str) -> None:
         """A command of the project. `tune` and `replay` may find nothing."""
         forget()
         main = importlib.import_module("my_env.kit.cli").main
