@@ -365,7 +365,6 @@ def test_bootstrapping_learns_from_the_step_that_is_cut_off(bootstrap: bool) -> 
         num_minibatches=4,
         num_updates_per_batch=8,
         num_timesteps=1_000_000,
-        learning_rate=1e-2,
         reward_scaling=1.0,
     )
     ppo = dataclasses.replace(task, environment=LastStepPays).make_ppo()
