@@ -125,6 +125,10 @@ def test_all_seeds_may_start_from_one_policy(seeds: Path, tmp_path: Path) -> Non
 # ---- several devices ----------------------------------------------------------------------------
 
 
+# The door keeps what Brax imports from printing.
+PRELUDE = "import conftest\nfrom kit import train\nfrom toys import toy_task\n"
+
+
 def python(
     code: str, devices: int = 1, environ: Mapping[str, str] | None = None
 ) -> "subprocess.Popen[str]":
@@ -133,7 +137,7 @@ def python(
     # Most of them compile the same programs.
     cache = Path(tempfile.gettempdir()) / f"copier-brax-env-{os.getuid()}-jax-{jax.__version__}"
     process = subprocess.Popen(
-        [sys.executable, "-c", "import conftest, kit\nfrom toys import toy_task\n" + code],
+        [sys.executable, "-c", PRELUDE + code],
         env={
             **os.environ,
             "JAX_COMPILATION_CACHE_DIR": str(cache),
