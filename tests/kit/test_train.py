@@ -772,7 +772,7 @@ def test_a_compilation_cache_that_can_not_be_used_only_costs_time(
     process = python(f"{before}\n{COMMAND.format(steps=32, args=['check'])}", environ=cache)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, ""), out
-    assert "0 errors" in out
+    assert "rules kept" in out
 
 
 def test_the_compilation_cache_does_not_grow_without_bound(
