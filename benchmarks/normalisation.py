@@ -10,7 +10,7 @@ at 0, or at another constant that is added to it.
 The first command asks which part keeps PPO from solving Acrobot with small batches (CleanRL's: 4
 environments, rollouts of 128). The second one asks which of them could be the default: settings
 and steps are those of settings.py, and observations are also given at another scale and with an
-offset. Printed are the seeds that end at the threshold or above; docs/training.md has them.
+offset. Printed are the seeds that end at the threshold or above; benchmarks/LOG.md has them.
 """
 
 import argparse

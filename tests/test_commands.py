@@ -83,14 +83,10 @@ def test_bench_prints_speeds(work: Path, env: dict[str, str]) -> None:
 def test_the_readme_s_python_runs(
     project: Path, trained: Path, work: Path, env: dict[str, str]
 ) -> None:
-    load, brax = re.findall(r"```python\n(.*?)```", (project / "README.md").read_text(), re.S)
+    (load,) = re.findall(r"```python\n(.*?)```", (project / "README.md").read_text(), re.S)
     assert '"runs/..."' in load
     result = run(work, env, "-c", load.replace("runs/...", "r") + "print(action)")
     assert result.stdout.strip() in {"0", "1", "2", "3"}, result.stderr
-    assert "100_000" in brax
-    code = brax.replace("100_000", "5_000") + "print(metrics['eval/episode_reward'])"
-    result = run(work, env, "-c", code)
-    assert float(result.stdout) < 0, result.stderr
 
 
 def test_a_killed_run_can_be_resumed(work: Path, env: dict[str, str]) -> None:

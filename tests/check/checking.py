@@ -9,7 +9,7 @@ from kit.ppo.task import Task
 
 
 def check(
-    env: Env,
+    env: Env | type[Env],
     *,
     seed: int = 0,
     time_limit: float = 60.0,
@@ -18,9 +18,10 @@ def check(
     **settings: Any,
 ) -> Report:
     settings = {"episode_length": 1000, **settings}
-    task = Task(lambda: env, PPOConfig(**settings), network_factory, ignore_rules=ignore_rules)
+    make = (lambda: env) if isinstance(env, Env) else env
+    task = Task(make, PPOConfig(**settings), network_factory, ignore_rules=ignore_rules)
     return examine(task, seed=seed, time_limit=time_limit)
 
 
-def check_env(env: Env, **settings: Any) -> list[Violation]:
+def check_env(env: Env | type[Env], **settings: Any) -> list[Violation]:
     return check(env, **settings).violations

@@ -687,6 +687,7 @@ def test_a_refusal_of_wandb_is_one_sentence(
 WANDB_RUN = """
 import sys
 from pathlib import Path
+from kit import train  # the door keeps what Brax imports from printing
 from kit.run.reports import reporters
 from toys import TINY
 run = Path(sys.argv[1])

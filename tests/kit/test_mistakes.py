@@ -283,7 +283,7 @@ def test_check_prints_what_is_wrong_and_with_all_every_rule(
 
 def test_a_rule_to_ignore_that_does_not_exist_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     tasks = config(task=Toy)
-    tasks.task = dataclasses.replace(tasks.task, ignore_rules=("finit",))
+    vars(tasks)["task"] = dataclasses.replace(vars(tasks)["task"], ignore_rules=("finit",))
     code, _, err = command(capsys, tasks, "check")
     assert code == 2
     assert err == "ignore_rules names 'finit', which is no rule: did you mean finite?\n"

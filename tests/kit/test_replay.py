@@ -62,9 +62,8 @@ def new_run(task: Task, path: Path, *, evaluations: int = 0) -> Path:
 
 
 def source_line(finding: Finding) -> str:
-    assert finding.origin is not None
-    assert finding.origin.place is not None
-    return Path(finding.origin.place.file).read_text().splitlines()[finding.origin.place.line - 1]
+    assert finding.line is not None
+    return Path(finding.line.file).read_text().splitlines()[finding.line.line - 1]
 
 
 # ---- planted in step ----------------------------------------------------------------------------
@@ -298,8 +297,8 @@ def test_a_plant_is_found(
     finding = found(replay(run, task))
     assert (finding.leaf, finding.value) == (expected.leaf, expected.value)
     assert "# bad" in source_line(finding)
-    assert finding.origin is not None
-    assert finding.origin.is_in(name)
+    assert finding.line is not None
+    assert name in finding.line.function
     with np.load(run / "replay" / "before.npz") as before:
         before = dict(before)
     with np.load(run / "replay" / "after.npz") as after:
@@ -553,7 +552,7 @@ def test_a_state_that_was_bad_before_it_was_saved(tmp_path: Path) -> None:
     folder.save_resume(run, folder.Saved(state))
     finding = found(replay(run, task))
     assert (finding.leaf, finding.value) == ("pipeline_state['v']", "inf")
-    assert (finding.environment, finding.step, finding.origin) == (0, None, None)
+    assert (finding.environment, finding.step, finding.line) == (0, None, None)
     assert finding.steps == 32
     assert "reward became inf at step 9" in finding.text
     assert "was inf already when the run was saved last" in finding.text
@@ -690,3 +689,21 @@ def test_no_write_lands_outside(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is a link"):
         replay(run, task)
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.long
+def test_a_bad_start_after_which_all_is_finite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Discrete actions are no NaN even where the observation is one."""
+    space = SPACES["discrete"]
+    task = dataclasses.replace(
+        toy_task(space, num_evals=2, bootstrap_on_timeout=False),
+        environment=lambda: BadStart(action_space=space),
+    )
+    monkeypatch.setattr(BadStart, "limit", -2.0)
+    finding = found(replay(new_run(task, tmp_path / "run", evaluations=1), task))
+    assert (finding.leaf, finding.value, finding.step) == ("obs[1]", "nan", 0)
+    assert (finding.environment, finding.steps) == (0, 0)
+    assert "# bad" in source_line(finding)
+    assert finding.text.count("became") == 1

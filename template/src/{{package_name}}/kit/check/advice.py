@@ -120,8 +120,8 @@ def _statement(node: Any) -> str:
             f"jax.tree.map(lambda a, b: jnp.where({test}, a, b), a, b)  # instead of `if`: a is "
             "what is returned where it holds, b what is returned elsewhere"
         )
-    found = [matched("X = A", x) for x in (*node.body, *node.orelse)]
-    names = dict.fromkeys(ast.unparse(x["X"]) for x in found if x)
+    assigned = [matched("X = A", x) for x in (*node.body, *node.orelse)]
+    names = dict.fromkeys(ast.unparse(x["X"]) for x in assigned if x)
     which = ", ".join(names) or "what it changes"
     return f"jnp.where({test}, a, b)  # instead of `if`, for each of {which}"
 

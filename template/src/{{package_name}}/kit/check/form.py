@@ -52,6 +52,7 @@ def is_made(subject: Subject) -> Iterator[Finding]:
         yield Finding(what, "return an object of a class of brax.envs.base.Env")
 
 
+PRESERVED = "in info, with preserve_info = ('{}',) in the class"  # outlives an auto-reset
 SIGNATURES = {
     "reset": "def reset(self, rng: jax.Array) -> State:",
     "step": "def step(self, state: State, action: jax.Array) -> State:",
@@ -285,16 +286,8 @@ def no_self_write(subject: Subject, attempt: Attempt) -> Iterator[Finding]:
         if found := {name for name in found if hangs.get(name) != GENERATOR}:
             name = re.split(r"[.\[]", min(found))[1]
             fix = "keep it in pipeline_state: reset puts it there and step returns the next value"
-            fix += f"; what outlives episodes, such as a curriculum: {_preserved(name)}"
+            fix += f"; what outlives episodes, such as a curriculum: {PRESERVED.format(name)}"
             yield Finding(f"{function} writes {names(sorted(found))}", fix)
-
-
-def _preserved(name: str) -> str:
-    """How an entry of `info` outlives an auto-reset."""
-    return f"in info, with preserve_info = ({name!r},) in the class"
-
-
-# THE STATE KEEPS ONE FORM
 
 
 def _extended(traced: Traced, name: str) -> str:
@@ -311,8 +304,8 @@ def wrapper_keys(subject: Subject, traced: Traced) -> Iterator[Finding]:
     state = with_wrapper_entries(traced.reset.state)
     call = trace(subject.env, subject.env.step, state, abstract(traced.space))
     if isinstance(call, Failure):
-        what = f"with the wrappers' entries in the state, {call}"
-        yield Finding(what, f"{_extended(traced, 'metrics')}, {_extended(traced, 'info')}")
+        fix = f"{_extended(traced, 'metrics')}, {_extended(traced, 'info')}"
+        yield Finding(f"with the wrappers' entries in the state, {call}", fix)
         return
     given = {path: input_digest(i) for i, path in enumerate(leaves(state))}
     for name in ("metrics", "info"):
@@ -394,7 +387,7 @@ def info_state(subject: Subject, traced: Traced) -> Iterator[Finding]:
     if memory:
         what = f"step computes with the last {names(memory)}, which Brax's own auto-reset keeps"
         fix = f"move {names(map(key_of, memory))} to pipeline_state; what outlives episodes, such "
-        fix += f"as a curriculum, stays {_preserved(key_of(memory[0]))}"
+        fix += f"as a curriculum, stays {PRESERVED.format(key_of(memory[0]))}"
         yield Finding(what, fix, tuple(memory))
 
 

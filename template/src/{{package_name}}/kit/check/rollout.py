@@ -260,7 +260,7 @@ def _plan(
 ) -> tuple[list[str], np.ndarray]:
     """What each environment of the batch does, in words and as [T, B, *space.shape]."""
     count, held = -(-steps // repeat), space.held()
-    key = rng.integers(2**32, size=2, dtype=np.uint32)
+    key = jnp.asarray(rng.integers(2**32, size=2, dtype=np.uint32))
     drawn = np.asarray(space.sample(key, (count, 2)))
     stack = np.stack([np.asarray(action, space.dtype) for action in held.values()])
     mixed = np.take_along_axis(stack, rng.integers(len(stack), size=(count, *space.shape)), 0)

@@ -95,8 +95,9 @@ def attempt(subject: Subject) -> Attempt:
             resets += [trace(env, env.reset, KEY)]
             steps += [trace(env, env.step, reset.state, abstract(space))]
             resets += [trace(env, env.reset, KEY)]
-    calls = [tuple(x for x in found if isinstance(x, Call)) for found in (resets, steps)]
-    return Attempt(declared, space, reset, step, *calls, refused, unknown)
+    traced = tuple(x for x in resets if isinstance(x, Call))
+    steps_traced = tuple(x for x in steps if isinstance(x, Call))
+    return Attempt(declared, space, reset, step, traced, steps_traced, refused, unknown)
 
 
 @dataclass(frozen=True)

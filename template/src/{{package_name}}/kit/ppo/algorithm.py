@@ -3,9 +3,9 @@
 The acting, the running statistics and the advantages are Brax's (`brax.training.agents.ppo`), whose
 `ppo.train` is one long function that can't be resumed. Here are pure functions, to be jitted, or
 vmapped over seeds and over `HyperParameters`. Keys are split as in `ppo.train`: both give the same
-parameters from the same seed where no episode is cut off by the time limit, with
-`normalize_rewards=False`, `init_value_from_rollouts=False`, and the learning rate constant or
-`adaptive_kl`.
+parameters from the same seed where the time limit cuts off no episode, with
+`normalize_rewards=False`, `init_value_from_rollouts=False`, and the learning rate `adaptive_kl`, or
+`constant` without `normalize_observations`.
 
 PPO: Schulman et al. 2017, arXiv:1707.06347. Advantages: Schulman et al. 2016, arXiv:1506.02438.
 """
@@ -241,10 +241,9 @@ class PPO:
             rate = state.hyperparameters.learning_rate
             rate *= linear_schedule(state.updates, settings.num_updates)
             state = state.replace(learning_rate=jnp.float32(rate))
-        # As in Brax: the KL divergence should measure the policy's change, not that of statistics.
-        follows_kl = settings.learning_rate_schedule == "adaptive_kl"
-        loss_uses = acted_with if follows_kl else statistics
-        state, metrics = self.learn(state, loss_uses, data, scaling, key_sgd)
+        # The loss normalises as acting did: probability ratios and the KL divergence then measure
+        # the policy's change alone. Brax does so with `adaptive_kl` only.
+        state, metrics = self.learn(state, acted_with, data, scaling, key_sgd)
         state = state.replace(
             normalizer_params=statistics,
             env_state=env_state,

@@ -98,27 +98,22 @@ class _TensorBoard:
 
     def report(self, row: Row) -> None:
         name = f"seed_{row['seed']:.0f}" if self._num_seeds > 1 else ""
-        self._write(name, int(row["steps"]), scalars=_values(row))
+        values = [{"tag": tag, "simple_value": x} for tag, x in _values(row).items()]
+        self._write(name, int(row["steps"]), values)
 
     def video(self, path: Path, steps: int) -> None:
         from PIL import Image
 
         with Image.open(path) as gif:
             width, height = gif.size
-        size = {"width": width, "height": height, "colorspace": 3}
-        self._write("", steps, image={**size, "encoded_image_string": path.read_bytes()})
+        size: dict[str, Any] = {"width": width, "height": height, "colorspace": 3}
+        image = {**size, "encoded_image_string": path.read_bytes()}
+        self._write("", steps, [{"tag": "episode", "image": image}])
 
-    def _write(
-        self, name: str, steps: int, scalars: Row | None = None, image: Row | None = None
-    ) -> None:
+    def _write(self, name: str, steps: int, values: list[dict[str, Any]]) -> None:
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        values: list[dict[str, Any]] = [
-            {"tag": tag, "simple_value": x} for tag, x in (scalars or {}).items()
-        ]
-        if image is not None:
-            values.append({"tag": "episode", "image": image})
         if name not in self._writers:
             place = folder(self._run, "tensorboard", *filter(None, [name]))
             self._writers[name] = EventsWriter(str(place / "events"), f".{time.time_ns()}")

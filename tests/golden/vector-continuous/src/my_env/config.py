@@ -1,6 +1,6 @@
 """What is trained, and how. Yours: `copier update` never touches this file.
 
-The settings are flags of `train` too; `kit/ppo/settings.py` describes them all. A second task is a second
+The settings are flags of `train` too; `train --help` describes them all. A second task is a second
 value beside `task`, and `train wide` trains this one:
 
     import dataclasses

@@ -77,9 +77,9 @@ def _tables(environment: Env, call: Call, paths: list[str]) -> tuple[list[str], 
         inputs, places, tables = (
             frozenset[int]().union(*(x[i] for x in operands)) for i in (1, 2, 3)
         )
-        table = operands[0].array if operands else None
-        looks_up = eqn.primitive.name in ("gather", "dynamic_slice") and np.size(table) > SMALL
-        if table is not None and looks_up and any(x.array is None for x in operands[1:]):
+        table: Any = operands[0].array if operands else None
+        looks_up = table is not None and eqn.primitive.name in ("gather", "dynamic_slice")
+        if looks_up and np.size(table) > SMALL and any(x.array is None for x in operands[1:]):
             arrays[id(table)] = table
             result = _Source(None, frozenset(), inputs | places, tables | {id(table)})
         else:
