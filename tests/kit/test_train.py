@@ -132,8 +132,10 @@ def python(
     kit = Path(kit_package.__file__ or "").parents[1]
     # Most of them compile the same programs.
     cache = Path(tempfile.gettempdir()) / f"copier-brax-env-{os.getuid()}-jax-{jax.__version__}"
+    # Through the door, which keeps quiet what Brax prints when it is imported.
+    imports = "import conftest\nfrom kit import Task\nfrom toys import toy_task\n"
     process = subprocess.Popen(
-        [sys.executable, "-c", "import conftest, kit\nfrom toys import toy_task\n" + code],
+        [sys.executable, "-c", imports + code],
         env={
             **os.environ,
             "JAX_COMPILATION_CACHE_DIR": str(cache),
