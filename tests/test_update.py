@@ -631,23 +631,39 @@ def update_workflow(project: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_update_workflow_opens_a_pull_request(history: Versions, project: Path) -> None:
-    update(project)
+def project_behind(template: Path, folder: Path, change: Callable[[Path], None]) -> Path:
+    """A project of the version before the newest one, which has this change."""
+    history = Versions(folder / "copier-brax-env", template)
+    project = history.project(folder / "my-env")
     commit(project)
-    result = update_workflow(project)
-    assert (result.returncode, result.stdout) == (
-        0,
-        "This is the newest version of the template.\n",
-    ), result.stderr
-    history.with_changes(versions.kit_changed)
+    history.with_changes(change)
+    return project
+
+
+def test_the_update_workflow_opens_a_pull_request(template: Path, tmp_path: Path) -> None:
+    project = project_behind(template, tmp_path, versions.kit_changed)
     result = update_workflow(project)
     assert result.returncode == 0, result.stderr
-    assert (project.parent / "calls.txt").read_text().splitlines() == [
-        "gh auth setup-git",
-        "push --force origin copier-update",
-        "gh pr create",
-    ]
-    assert "git diff" not in git(project, "status", "--porcelain")
+    calls = (tmp_path / "calls.txt").read_text()
+    assert calls == "gh auth setup-git\npush --force origin copier-update\ngh pr create\n"
+    assert "+TWO = 2.0" in git(project, "show")
+    assert not changed(project)
+
+    result = update_workflow(project)  # once it is merged
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.endswith("This is the newest version of the template.\n")
+    assert (tmp_path / "calls.txt").read_text() == calls
+
+
+def test_the_update_workflow_leaves_changes_of_workflows_to_people(
+    template: Path, tmp_path: Path
+) -> None:
+    """GitHub lets no workflow push them."""
+    project = project_behind(template, tmp_path, versions.surroundings_changed)
+    result = update_workflow(project)
+    assert result.returncode == 1
+    assert "::error::This version changes .github/workflows" in result.stdout
+    assert not (tmp_path / "calls.txt").exists()
 
 
 # ---- an updated project works -------------------------------------------------------------------
