@@ -46,6 +46,13 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR"))
 
 
+@pytest.fixture(autouse=True)
+def _memory_maps() -> Iterator[None]:
+    """Each of these tests compiles a thousand operations; a process may have 65,530 memory maps."""
+    yield
+    jax.clear_caches()
+
+
 def found(finding: Finding | None) -> Finding:
     assert finding is not None
     return finding

@@ -192,6 +192,8 @@ class Watch:
 
     def _contains_calls(self, eqn: Any) -> bool:
         if id(eqn) not in self._with_calls:
+            if len(self._with_calls) % 2000 == 1999:  # a process may have 65,530 memory maps
+                jax.clear_caches()
             program = str(eqn.params) if eqn.primitive.name in ("scan", "while", "jit") else ""
             self._with_calls[id(eqn)] = any(f"={name}" in program for name in self._structures)
         return self._with_calls[id(eqn)]
@@ -232,12 +234,24 @@ class Watch:
         held, consts = operands[:of_cond], operands[of_cond:][:of_body]
         carry, around = operands[of_cond + of_body :], self._loops
         for i in itertools.count():
-            if not self._run(params["cond_jaxpr"], [*held, *carry])[0][0]:
+            goes_on, _ = self._run(params["cond_jaxpr"], [*held, *carry])[0]
+            if not goes_on.any():
                 break
             self._loops = (*around, i)
-            carry = self._run(params["body_jaxpr"], [*consts, *carry])
+            new = self._run(params["body_jaxpr"], [*consts, *carry])
+            pairs = zip(new, carry, strict=True)
+            carry = [self._where(goes_on, x, y) for x, y in pairs] if goes_on.ndim else new
         self._loops = around
         return carry
+
+    def _where(self, mask: Any, new: Traced, old: Traced) -> Traced:
+        """`new` in those loops of a batch that go on."""
+        (x, of_new), (y, of_old) = new, old
+        is_new = not self._is_bad(y)
+        if self._row is not None and mask.shape == (self._batch,):
+            is_new = bool(mask[self._row])
+        mask = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
+        return jnp.where(mask, x, y), of_new if is_new else of_old
 
     def _scan(self, params: Any, operands: list[Traced]) -> list[Traced]:
         """What is carried at the end, and the first bad round of each other output."""
