@@ -243,7 +243,8 @@ class Reader:
         """A command of the project. `tune` and `replay` may find nothing."""
         forget()
         main = importlib.import_module("my_env.kit.cli").main
-        code, said = 0, io.StringIO()
+        code: str | int = 0
+        said = io.StringIO()
         with contextlib.redirect_stderr(said):
             try:
                 main("my-env", "my_env.config", shlex.split(arguments))

@@ -30,7 +30,7 @@ from ..run.programs import Programs
 from ..run.train import RETURN, evaluations
 from ..trace.calls import leaves
 from ..trace.causes import Call, Cause, Marked, Traced, Watch, is_finite, take
-from ..trace.jaxprs import Frame
+from ..trace.lines import Frame
 
 SURFACES = ("action", "obs", "reward", "done")  # what ends a run where it is not finite
 OF_LEARNING = ("[1].metrics['total_loss']", "[1].metrics", "[0].params", "[0].normalizer")

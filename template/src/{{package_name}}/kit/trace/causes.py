@@ -20,7 +20,7 @@ from brax.envs.base import Env, State, Wrapper
 from ..env.time_limit import WRAPPER_INFO, has_not_finite
 from . import jaxprs
 from .calls import leaves
-from .jaxprs import Frame
+from .lines import Frame, frames, users_first
 
 CALLS = {*jaxprs.CALLS, "custom_vmap_call"}
 IN_ORDER = ("pipeline_state", "obs", "reward", "done", "metrics", "info")  # what tells most, first
@@ -65,7 +65,7 @@ class Cause:
     @property
     def line(self) -> Frame | None:
         """The innermost line of the user's own code; None if the operation is unknown."""
-        return jaxprs.users_first(self.stack) if self.operation else None
+        return users_first(self.stack) if self.operation else None
 
     def __str__(self) -> str:
         """`env.py:57: x / jnp.sqrt(v) (div)`, and its place if that is in a library."""
@@ -172,7 +172,7 @@ class Watch:
 
         around = self._stack
         for eqn in jaxpr.eqns:
-            self._stack = (*jaxprs.frames(eqn, __file__), *around)
+            self._stack = (*frames(eqn, __file__), *around)
             results = self._evaluate(eqn, [look(x) for x in eqn.invars])
             known |= zip(eqn.outvars, results, strict=True)
         self._stack = around
