@@ -138,10 +138,10 @@ def startup(task_name: str) -> dict[str, float]:
     mark("importing Brax, with MuJoCo's MJX")
     task = importlib.import_module(f"{package}.config").task
     importlib.import_module(f"{package}.kit.cli")  # which imports all others
-    programs = importlib.import_module(f"{package}.kit.programs")
-    train = importlib.import_module(f"{package}.kit.train")
+    programs = importlib.import_module(f"{package}.kit.run.programs")
+    cache = importlib.import_module(f"{package}.kit.run.cache")
     mark("importing the rest")
-    train.use_compilation_cache()
+    cache.use_compilation_cache()
     settings = side_by_side.for_rollouts(side_by_side.SAME_WORK[task_name])
     task = dataclasses.replace(task, settings=dataclasses.replace(task.settings, **settings))
     made = programs.Programs(task)
@@ -200,8 +200,7 @@ def entropy_before_tanh() -> Any:
     """Pendulum's networks with a policy whose entropy is that of the normal distribution alone."""
     import jax
     from brax.training.distribution import NormalTanhDistribution
-    from pendulum.kit.actions import Continuous
-    from pendulum.kit.networks import make_network_factory
+    from pendulum.kit import Continuous, make_network_factory
 
     class Distribution(NormalTanhDistribution):
         def entropy(self, parameters: jax.Array, seed: jax.Array) -> jax.Array:

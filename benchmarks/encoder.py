@@ -28,9 +28,8 @@ def main() -> None:
         from flax import linen as nn
         from my_env.config import task
         from my_env.encoder import HybridEncoder, split_observation
-        from my_env.env import ACTION_SPACE
-        from my_env.kit.networks import make_network_factory
-        from my_env.kit.ppo import make_ppo
+        from my_env.env import MyEnv
+        from my_env.kit import make_network_factory
 
         class PlainEncoder(nn.Module):
             @nn.compact
@@ -48,8 +47,8 @@ def main() -> None:
         def speed(encoder, updates: int) -> float:
             # One minibatch of the usual size, not 16: as much work for each step, sooner done.
             settings = dataclasses.replace(task.settings, num_minibatches=1)
-            factory = make_network_factory(ACTION_SPACE, encoder=encoder)
-            ppo = make_ppo(task.environment(), settings, factory)
+            factory = make_network_factory(MyEnv.action_space, encoder=encoder)
+            ppo = dataclasses.replace(task, settings=settings, network_factory=factory).make_ppo()
             state = jax.jit(ppo.init)(np.uint32(0))
             update = jax.jit(ppo.update).lower(state).compile()
             start = time.perf_counter()

@@ -75,8 +75,7 @@ def best_and_random_return(my_env, task) -> tuple[float, float]:
     """
     import jax
     import jax.numpy as jnp
-    from my_env.kit.actions import Discrete
-    from my_env.kit.rollout import random_policy
+    from my_env.kit import Discrete, random_policy
 
     env, steps = my_env.MyEnv(), task.settings.episode_length
     key, _ = jax.random.split(jax.random.PRNGKey(SEED))  # as `evaluate` draws the starts

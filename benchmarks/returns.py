@@ -66,9 +66,8 @@ def measure(kind: str, src: str, *, seeds: int, brax: bool, scales: list[float])
     from brax.training.agents.ppo import train as ppo_train
     from brax.training.agents.ppo.networks import make_inference_fn
     from my_env.config import task
-    from my_env.kit.brax_trainers import enable_brax_trainers
-    from my_env.kit.ppo import policy_params
-    from my_env.kit.wrappers import wrap_for_training
+    from my_env.kit import enable_brax_trainers, wrap_for_training
+    from my_env.kit.ppo.state import policy_params
 
     enable_brax_trainers()
     best, random = project.best_and_random_return(my_env, task)

@@ -108,7 +108,7 @@ def enlarged(task, times: int):
 def emitted(src: Path, threshold: float, times: int) -> dict:
     project.import_project(src)
     from my_env.config import task
-    from my_env.kit.train import train
+    from my_env.kit import train
     from rich.console import Console
 
     compiled, solved, speeds = project.watch_compilations(), [], []
@@ -129,8 +129,7 @@ def brax(src: Path, threshold: float, times: int) -> dict:
     project.import_project(src)
     from brax.training.agents.ppo import train as ppo
     from my_env.config import task
-    from my_env.kit.brax_trainers import enable_brax_trainers
-    from my_env.kit.wrappers import wrap_for_training
+    from my_env.kit import enable_brax_trainers, wrap_for_training
 
     enable_brax_trainers()
     compiled, solved, speeds = project.watch_compilations(), [], []

@@ -4,10 +4,7 @@
 """
 
 import correct
-from my_env.kit.actions import Continuous, Discrete
-from my_env.kit.networks import make_network_factory
-from my_env.kit.ppo import PPOConfig
-from my_env.kit.task import Task
+from my_env.kit import Continuous, Discrete, PPOConfig, Task, make_network_factory
 
 
 class Pendulum(correct.Pendulum):

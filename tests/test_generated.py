@@ -109,7 +109,7 @@ import jax
 import jax.numpy as jnp
 from brax.envs.base import Env, State
 
-from .kit.actions import Discrete
+from .kit import Discrete
 
 LENGTH = 6
 
