@@ -34,7 +34,7 @@ def imported(path: Path, tree: ast.Module) -> Iterator[tuple[str, ...]]:
             name = (*base, *(node.module or "").split(".")) if node.module else base
             if node.module:
                 yield name
-            else:
+            elif base:  # else through the door
                 yield from ((*base, alias.name) for alias in node.names)
 
 

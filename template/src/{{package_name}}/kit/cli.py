@@ -10,7 +10,6 @@ JAX is imported by functions, after flags.py has read the arguments.
 import contextlib
 import dataclasses
 import importlib
-import io
 import json
 import os
 import sys
@@ -22,7 +21,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .errors import OutOfMemoryError, TrainingDivergedError, TrainingStopped, UsageError, failure
+from .errors import (
+    OutOfMemoryError,
+    TrainingDivergedError,
+    TrainingStopped,
+    UsageError,
+    failure,
+    is_out_of_memory,
+)
 from .flags import Bench, Check, Diagnose, Export, Play, Replay, Train, Tune, parse
 from .run import commands, files
 from .run.signals import leave, leaving_on_signals
@@ -80,10 +86,8 @@ class Job:
 
 def _start(program: str, config: str | ModuleType, asked: Any) -> Job:
     """Imports JAX and config.py, and chooses the task."""
-    # Brax imports MuJoCo's mjx, which prints two lines about a package that is not needed.
-    with contextlib.redirect_stdout(io.StringIO()):
-        from .ppo.task import tasks_in
-        from .run.registry import register
+    from . import register, tasks_in  # through the door, which keeps Brax quiet
+
     _configure_jax(asked)
     if isinstance(config, str):
         package = config.rpartition(".")[0]
@@ -134,11 +138,10 @@ def _choose(tasks: dict[str, "Task"], name: str | None, run: Path | None) -> tup
 
     if run is None:
         return choose(tasks, name)
-    saved = folder.read_config(run)
-    if name not in (None, saved["task"]):
-        raise UsageError(f"{run} was trained on the task {saved['task']}: leave {name} out.")
-    name, task = choose(tasks, saved["task"])
-    return name, dataclasses.replace(task, settings=folder.read_settings(run))
+    trained, task = folder.task_of(run, tasks)
+    if name not in (None, trained):
+        raise UsageError(f"{run} was trained on the task {trained}: leave {name} out.")
+    return trained, task
 
 
 def _blame(error: Exception, job: Job | None) -> None:
@@ -148,10 +151,7 @@ def _blame(error: Exception, job: Job | None) -> None:
     from .check import examine
     from .check.advice import fix_of
 
-    text = str(error)
-    if isinstance(error, jax.errors.JaxRuntimeError) and (
-        "RESOURCE_EXHAUSTED" in text or "Out of memory" in text
-    ):
+    if isinstance(error, jax.errors.JaxRuntimeError) and is_out_of_memory(error):
         _fail(1, "The device has too little memory: ask for fewer --episodes, or use another one.")
     if os.environ.get("JAX_TRACEBACK_FILTERING") == "off":
         return

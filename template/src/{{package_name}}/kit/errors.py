@@ -30,7 +30,12 @@ class OutOfMemoryError(Exception):
     """The device has too little memory for these settings. Exit code 1."""
 
 
-# WHERE THE USER'S OWN CODE FAILED
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether XLA raised this because a device has too little memory."""
+    return "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error)
+
+
+# ---- where the user's own code failed -----------------------------------------------------------
 
 
 @dataclass(frozen=True)

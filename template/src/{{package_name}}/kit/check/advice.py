@@ -192,7 +192,7 @@ CONSTANT = rows(
     "G.X(A, ...) -> G.X(N, ...)  # a constant size N; jnp.arange(N) < n masks what is used"
 )
 PRINT = "leave it out, or use jax.debug.print('{}', x) while you look for a mistake"
-PERCENT: Row = ("A % B", PRINT.replace("'{}', x", "'{{}}', {B}"))
+PERCENT: Row = ("A % B", PRINT.replace(" x)", " {B})"))
 
 BOOL = jax.errors.TracerBoolConversionError
 ARRAY, INDEX = jax.errors.TracerArrayConversionError, jax.errors.TracerIntegerConversionError

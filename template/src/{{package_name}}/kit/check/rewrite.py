@@ -34,7 +34,8 @@ def applied(row: Row, node: ast.AST) -> str | None:
         return None
     if re.search(r"{[A-Z]}", new):
         texts = {name: _text(x) for name, x in found.items() if name != "..."}
-        return new.format(**texts | {"R": RENAMED_RANDOM.get(name := texts.get("R", ""), name)})
+        texts |= {"R": RENAMED_RANDOM.get(name := texts.get("R", ""), name)}
+        return re.sub(r"{([A-Z])}", lambda match: texts[match[1]], new)
     code, _, comment = new.partition("  # ")
     return f"{ast.unparse(_filled(code, found))}  # {comment or f'instead of {ast.unparse(node)}'}"
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ..errors import OutOfMemoryError
+from ..errors import OutOfMemoryError, is_out_of_memory
 from ..ppo import sharding
 from ..ppo.settings import PPOConfig
 from ..ppo.state import Metrics, Totals, TrainingState
@@ -151,7 +151,7 @@ class Programs:
         try:
             yield
         except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
+            if not is_out_of_memory(error):
                 raise
             name = _what_to_halve(self._settings, self.shapes, program)
             raise OutOfMemoryError(

@@ -20,10 +20,8 @@ from ..ppo.state import TrainingState
 from ..ppo.task import Task
 from . import commands, curve, devices, files, folder, gif
 from .advice import few_updates
-from .display import RETURN as RETURN
 from .display import Display, Row, number
 from .loop import PROFILE, Loop
-from .loop import evaluations as evaluations
 from .options import Options
 from .programs import Programs
 from .reports import Reporter, reporters

@@ -13,9 +13,7 @@ from ..env.episodes import EpisodeSums, Policy, random_policy, run_episodes
 from ..errors import UsageError
 from ..ppo.task import Task
 from ..run import files, folder, gif
-from ..run.display import number
-
-MOST_METRICS = 6  # that are printed
+from ..run.display import few_metrics, number
 
 
 @dataclass(frozen=True)
@@ -87,8 +85,7 @@ def _table(played: dict[str, Episodes]) -> Table:
     table = Table("per episode", *(x for name in played for x in (name, "± std")))
     rows = {name: {"return": x.returns, "length": x.lengths} for name, x in played.items()}
     for name, x in played.items():
-        if len(x.metrics) <= MOST_METRICS:
-            rows[name] |= x.metrics
+        rows[name] |= {metric: x.metrics[metric] for metric in few_metrics(list(x.metrics))}
     for row in next(iter(rows.values())):
         values = [values[row] for values in rows.values()]
         table.add_row(

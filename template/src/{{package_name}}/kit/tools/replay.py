@@ -24,10 +24,11 @@ from ..env.wrappers import wrap_for_evaluation, wrap_for_training
 from ..errors import UsageError
 from ..ppo.settings import PPOConfig
 from ..ppo.state import Totals, TrainingState
-from ..ppo.task import Task, choose
+from ..ppo.task import Task
 from ..run import files, folder, gif
+from ..run.display import RETURN
+from ..run.loop import evaluations
 from ..run.programs import Programs
-from ..run.train import RETURN, evaluations
 from ..trace.calls import leaves
 from ..trace.causes import Call, Cause, Marked, Traced, Watch, is_finite, take
 from ..trace.lines import Frame
@@ -84,13 +85,12 @@ def replay(
     Raises:
       UsageError: the run can't be used.
     """
-    saved = folder.read_config(run)
-    task = tasks if isinstance(tasks, Task) else choose(tasks, saved["task"])[1]
-    task = replace(task, settings=PPOConfig(**saved["settings"]))
+    _, task = folder.task_of(run, tasks)
+    trained_on = folder.read_config(run)["num_devices"]
     folder.refuse_other_sizes(run, task.environment())
     files.refuse_no_folder(run / "replay")
     counts = range(1, jax.device_count() + 1)
-    programs = Programs(task, max(n for n in counts if saved["num_devices"] % n == 0))
+    programs = Programs(task, max(n for n in counts if trained_on % n == 0))
     changes = folder.changes_since(run, programs.environment, programs.ppo, programs.num_devices)
     for change in changes:
         say(files.printable(change))
