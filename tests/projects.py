@@ -12,6 +12,8 @@ import yaml
 
 REPOSITORY = Path(__file__).parent.parent
 
+QUICK_COMPILE = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+
 Render = Callable[..., Path]
 
 

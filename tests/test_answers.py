@@ -56,6 +56,7 @@ NASTY = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", NASTY)
 def test_any_line_of_text_comes_through_unchanged(
     template: Path, tmp_path: Path, text: str
@@ -71,6 +72,7 @@ def test_any_line_of_text_comes_through_unchanged(
         ast.parse(path.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("project", "package", "env_class"),
     [
@@ -208,6 +210,7 @@ def test_a_refusal_on_the_command_line(
 TAKEN_FILE = REPOSITORY / "questions/taken.txt"
 
 
+@pytest.mark.slow
 def test_no_name_hides_another_one(render: Render, pytestconfig: pytest.Config) -> None:
     """taken.txt has all names that mean something else where a project's names are used.
 
@@ -351,6 +354,7 @@ def test_unattended_with_the_next_commands(template: Path, tmp_path: Path) -> No
     assert answers_of(target)["env_class"] == "CartPoleEnv"
 
 
+@pytest.mark.slow
 def test_names_in_messages_are_only_shown(template: Path, tmp_path: Path) -> None:
     """A folder, or the name of an answer, may contain what a terminal would obey."""
     for data, code in (([], 0), (["--data", "x\x1b[2J=3"], 1)):

@@ -67,6 +67,7 @@ def test_play_compares_with_a_random_policy_and_draws(
         assert getattr(gif, "n_frames") > 10  # noqa: B009 - not every format has it
 
 
+@pytest.mark.long
 def test_bench_prints_speeds(work: Path, env: dict[str, str]) -> None:
     result = run(work, env, "-m", "my_env", "bench")
     assert result.returncode == 0, result.stderr
@@ -89,6 +90,7 @@ def test_the_readme_s_python_runs(
     assert result.stdout.strip() in {"0", "1", "2", "3"}, result.stderr
 
 
+@pytest.mark.long
 def test_a_killed_run_can_be_resumed(work: Path, env: dict[str, str]) -> None:
     command = [sys.executable, "-m", "my_env", "train", "--run-dir", "killed"]
     command += ["--num-timesteps", "4000000", "--num-evals", "200"]
@@ -109,6 +111,7 @@ def test_a_killed_run_can_be_resumed(work: Path, env: dict[str, str]) -> None:
     assert len(rows) == len({row.split(",")[0] for row in rows})  # each number of steps once
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["vector", "hybrid"])
 def test_the_skeleton_trains_in_64_bits(
     kind: str, work: Path, env: dict[str, str], render: Render

@@ -98,19 +98,21 @@ def test_links_between_pages_lead_somewhere(page: str) -> None:
             assert anchor in found, link
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_blocks_run(page: str, reader: "Reader") -> None:
     for block in readme.blocks(text_of(page)):
         reader.follow(block, slow=False)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("page", [page for page in PAGES if "<!-- slow -->" in text_of(page)])
 def test_slow_blocks_run(page: str, reader: "Reader") -> None:
     for block in readme.blocks(text_of(page)):
         reader.follow(block, slow=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", EMITTED)
 def test_the_emitted_pages_run(page: str, reader: "Reader") -> None:
     blocks = readme.blocks((reader.project / page).read_text())

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from projects import REPOSITORY, Render, yours
+from projects import QUICK_COMPILE, REPOSITORY, Render, yours
 
 EXAMPLES = sorted(path.parent for path in REPOSITORY.glob("examples/*/pyproject.toml"))
 KIT = Path("../../../../template/src/{{package_name}}/kit")
@@ -24,6 +24,9 @@ KIT = Path("../../../../template/src/{{package_name}}/kit")
 RESULTS = {"curve.png", "play.gif"}
 # Lines that a user added where a comment says so, to pyproject.toml for example.
 ADDED = re.compile(r"(# Yours:\n)(.*?)(?=^\]|\Z)", re.M | re.S)
+
+# Those that compile for long.
+LARGE = {"breakout", "frozen-lake", "inverted-pendulum"}
 
 each_example = pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 
@@ -45,6 +48,7 @@ def with_added_lines(text: str, old: str) -> str:
     return ADDED.sub(lambda match: match[1] + next(added, ""), text)
 
 
+@pytest.mark.slow
 @each_example
 def test_only_the_user_s_files_differ(
     example: Path, render: Render, template: Path, pytestconfig: pytest.Config
@@ -76,13 +80,20 @@ def test_only_the_user_s_files_differ(
     assert files - yours(package_of(example)) - RESULTS == made.keys()
 
 
-@each_example
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "example",
+    [
+        pytest.param(x, marks=[pytest.mark.long] if x.name in LARGE else [], id=x.name)
+        for x in EXAMPLES
+    ],
+)
 def test_check_finds_nothing(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(example / "src"))
     package = package_of(example)
     kit, config = (importlib.import_module(f"{package}.{name}") for name in ("kit", "config"))
     for name, value in kit.tasks_in(config).items():
-        report = kit.examine(value)
+        report = kit.examine(value, time_limit=500)
         # Random actions, which are all that `check` tries, may reach no goal: whether those of
         # acrobot do is a matter of rounding.
         found = [str(v) for v in report.violations if v.rule != "episode-ends"]
@@ -90,6 +101,7 @@ def test_check_finds_nothing(example: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert not report.unchecked, f"{name}: {report.unchecked}"
 
 
+@pytest.mark.long
 def test_their_own_tests_pass() -> None:
     """Of the environments, in one process: its start takes longer than the tests."""
     result = subprocess.run(
@@ -101,7 +113,7 @@ def test_their_own_tests_pass() -> None:
         env=os.environ
         | {
             "PYTHONPATH": os.pathsep.join(str(example / "src") for example in EXAMPLES),
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",
+            "XLA_FLAGS": QUICK_COMPILE,
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

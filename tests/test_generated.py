@@ -35,7 +35,21 @@ SIZES: list[dict[str, Any]] = [
     {"actions": "multi_discrete", "vector_size": 3, "action_size": 5, "image_shape": "256x256x16"},
 ]
 
+LARGE = {"65536", "1024", "256x256x16"}
+
 Import = Callable[..., Any]
+
+
+def one_of(cases: list[Any], chosen: int) -> list[Any]:
+    """The cases of a slow test: all but one are long."""
+    return [
+        pytest.param(
+            *(case if isinstance(case, tuple) else (case,)),
+            marks=[] if i == chosen else [pytest.mark.long],
+            id="-".join(map(str, case.values() if isinstance(case, dict) else case)),
+        )
+        for i, case in enumerate(cases)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +85,7 @@ def python(project: Path, *command: str, **env: str) -> subprocess.CompletedProc
 @pytest.mark.parametrize(
     ("observation", "actions"),
     # test_newcomer.py runs those of the other two.
-    [kind for kind in KINDS if kind[0] == "vector" or kind[1] == "multi_discrete"],
+    one_of([kind for kind in KINDS if kind[0] == "vector" or kind[1] == "multi_discrete"], 3),
 )
 def test_its_own_tests_pass(render: Render, tmp_path: Path, observation: str, actions: str) -> None:
     project = render(observation=observation, actions=actions)
@@ -95,6 +109,7 @@ def cpu_seconds() -> float:
     return usage.children_user + usage.children_system
 
 
+@pytest.mark.slow
 def test_importing_it_prints_nothing(render: Render) -> None:
     """Brax by itself complains about packages that nobody needs here."""
     code = "import my_env, my_env.__main__; import brax.envs; brax.envs.get_environment('my_env')"
@@ -136,7 +151,7 @@ class Corridor(Env):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("observation", ["vector", "hybrid"])
+@pytest.mark.parametrize("observation", [pytest.param("vector", marks=pytest.mark.long), "hybrid"])
 def test_no_test_is_red_once_env_py_is_rewritten(
     render: Render, tmp_path: Path, observation: str
 ) -> None:
@@ -183,6 +198,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["env", "second"])
 def test_brax_makes_the_environment_of_each_task(render: Render, tmp_path: Path, file: str) -> None:
     """Without importing config.py, and so the networks, before one is made."""
@@ -201,6 +217,7 @@ def test_brax_makes_the_environment_of_each_task(render: Render, tmp_path: Path,
     ], result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", ["(", "raise RuntimeError", None])
 def test_an_environment_does_not_need_config_py(
     render: Render, tmp_path: Path, code: str | None
@@ -212,6 +229,7 @@ def test_an_environment_does_not_need_config_py(
     assert (result.returncode, result.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_renamed_class_is_an_error_that_says_where_else_to_rename_it(
     render: Render, tmp_path: Path
 ) -> None:
@@ -229,8 +247,20 @@ def test_a_renamed_class_is_an_error_that_says_where_else_to_rename_it(
     )
 
 
-@pytest.mark.parametrize("x64", [False, True], ids=["x32", "x64"])
-@pytest.mark.parametrize("sizes", SIZES, ids=lambda sizes: "-".join(map(str, sizes.values())))
+@pytest.mark.parametrize(
+    "x64", [False, pytest.param(True, marks=pytest.mark.long)], ids=["x32", "x64"]
+)
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        pytest.param(
+            sizes,
+            marks=[pytest.mark.slow] if LARGE & {str(x) for x in sizes.values()} else [],
+            id="-".join(map(str, sizes.values())),
+        )
+        for sizes in SIZES
+    ],
+)
 def test_the_environment_has_the_sizes_that_were_asked_for(
     package: Import, sizes: dict[str, Any], x64: bool
 ) -> None:
@@ -249,7 +279,7 @@ def test_the_environment_has_the_sizes_that_were_asked_for(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sizes", SIZES, ids=lambda sizes: "-".join(map(str, sizes.values())))
+@pytest.mark.parametrize("sizes", one_of(SIZES, 8))
 def test_check_finds_nothing(package: Import, sizes: dict[str, Any]) -> None:
     module = package(**kind_of(sizes))
     config, kit = (importlib.import_module(f"{module.__name__}.{x}") for x in ("config", "kit"))
@@ -259,7 +289,7 @@ def test_check_finds_nothing(package: Import, sizes: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("observation", "actions"), KINDS)
+@pytest.mark.parametrize(("observation", "actions"), one_of(KINDS, 4))
 def test_a_short_training_beats_chance(
     package: Import, tmp_path: Path, observation: str, actions: str
 ) -> None:

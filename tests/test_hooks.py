@@ -87,6 +87,7 @@ def test_a_file_that_the_template_never_had(
     assert files(project) == before
 
 
+@pytest.mark.slow
 def test_trust_is_needed_for_that_version_only(history: Versions, project: Path) -> None:
     tag = history.with_changes(moved)
     with pytest.raises(UnsafeTemplateError):

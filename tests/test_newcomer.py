@@ -110,6 +110,7 @@ def test_what_copier_prints_works_without_uv(
     shell(f"{copier} update --defaults", new, bare)
 
 
+@pytest.mark.long
 @one_clone
 def test_the_project_s_readme_installs_what_tune_needs(
     project: Path, clone: Path, bare: dict[str, str]
@@ -145,7 +146,9 @@ def test_the_readme_s_second_command_finds_the_tests(clone: Path, bare: dict[str
     assert "tests/test_render.py::" in output
 
 
-@pytest.mark.parametrize("resolution", ["lowest-direct", "highest"])
+@pytest.mark.parametrize(
+    "resolution", ["lowest-direct", pytest.param("highest", marks=pytest.mark.long)]
+)
 def test_its_tests_pass_with_what_it_says_it_needs(
     render: Render, tmp_path: Path, bare: dict[str, str], resolution: str
 ) -> None:

@@ -157,6 +157,7 @@ def test_each_file_says_whose_it_is(render: Render) -> None:
             assert OURS in head, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "linked"),
     [
@@ -216,6 +217,7 @@ def test_ruff_finds_nothing(render: Render) -> None:
     run("ruff", "format", "--no-cache", "--quiet", "--diff", *projects)
 
 
+@pytest.mark.slow
 def test_mypy_finds_nothing(render: Render, tmp_path: Path) -> None:
     """All projects in one run: mypy spends most of its time on JAX."""
     projects = [render(**answers) for answers in MATRIX]

@@ -62,6 +62,7 @@ ONE_ODD = st.sampled_from([*VALID, "vector-size", "colour"]).flatmap(
 )
 
 
+@pytest.mark.slow
 def test_any_set_of_answers(
     template: Path,
     tmp_path: Path,

@@ -105,6 +105,7 @@ CHANGE_SETS = st.sets(st.sampled_from(sorted(CHANGES)), min_size=1, max_size=6).
 EDIT_SETS = st.lists(st.sampled_from(sorted(EDITS)), min_size=2, max_size=9, unique=True)
 
 
+@pytest.mark.slow
 def test_any_update_of_any_project(
     history: Versions,
     tmp_path: Path,
@@ -212,6 +213,7 @@ def copier_update(project: Path, *arguments: str) -> subprocess.CompletedProcess
 QUESTIONS = [name for name in projects.config() if not name.startswith("_")]
 
 
+@pytest.mark.slow
 def test_no_answer_is_changed_by_an_update(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -243,6 +245,7 @@ def test_a_refused_answer_on_the_command_line(project: Path) -> None:
     assert changed(project) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["m [a]", "m*", "[!m]?", "ö {x}"])
 def test_a_copy_over_a_project_is_refused_in_any_folder(
     history: Versions, tmp_path: Path, folder: str
@@ -360,6 +363,7 @@ def test_line_ends_are_no_conflict(history: Versions, project: Path) -> None:
 # ---- where the template lies --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["clone", "beside it", "file URL", "bare"])
 def test_wherever_the_template_lies(history: Versions, tmp_path: Path, kind: str) -> None:
     clone, bare = tmp_path / "a [clone]", tmp_path / "bare.git"
@@ -393,6 +397,7 @@ def test_wherever_the_template_lies(history: Versions, tmp_path: Path, kind: str
     assert not changed(project) & YOURS
 
 
+@pytest.mark.slow
 def test_without_any_tag(template: Path, tmp_path: Path) -> None:
     repository = tmp_path / "copier-brax-env"
     shutil.copytree(template, repository)
@@ -451,6 +456,7 @@ def break_answers(content: str | None) -> Callable[[Path], None]:
     return edit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "trouble",
     [
@@ -484,6 +490,7 @@ def test_what_can_not_be_updated_stays_as_it_is(
 UNDO = "git checkout -q HEAD .gitignore; git add -A . && git stash -- ."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [0.1, 0.4, 0.7, 0.9])
 def test_killed_at_any_moment(history: Versions, project: Path, moment: float) -> None:
     """The user's files stay, and the command that the update prints first undoes the rest."""
@@ -579,6 +586,7 @@ def step(project: Path, name: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_ci_refuses_conflicts(history: Versions, project: Path) -> None:
     assert step(project, "No conflict").returncode == 0
     replace(project / "src/my_env/kit/spare.py", "TWO = 2", "TWO = 22")
@@ -591,6 +599,7 @@ def test_ci_refuses_conflicts(history: Versions, project: Path) -> None:
     assert "src/my_env/kit/spare.py:" in refused.stdout
 
 
+@pytest.mark.slow
 def test_ci_refuses_changes_that_were_not_applied(history: Versions, project: Path) -> None:
     replace(project / "src/my_env/kit/spare.py", "TWO = 2", "TWO = 22")
     commit(project)
@@ -602,6 +611,7 @@ def test_ci_refuses_changes_that_were_not_applied(history: Versions, project: Pa
     assert "src/my_env/kit/spare.py.rej" in refused.stdout
 
 
+@pytest.mark.slow
 def test_ci_says_when_there_is_a_newer_version(history: Versions, project: Path) -> None:
     history.with_changes(versions.kit_changed)
     assert "::warning::The template has a newer version" in step(project, "newer").stdout
@@ -640,6 +650,7 @@ def project_behind(template: Path, folder: Path, change: Callable[[Path], None])
     return project
 
 
+@pytest.mark.slow
 def test_the_update_workflow_opens_a_pull_request(template: Path, tmp_path: Path) -> None:
     project = project_behind(template, tmp_path, versions.kit_changed)
     result = update_workflow(project)
@@ -655,6 +666,7 @@ def test_the_update_workflow_opens_a_pull_request(template: Path, tmp_path: Path
     assert (tmp_path / "calls.txt").read_text() == calls
 
 
+@pytest.mark.slow
 def test_the_update_workflow_leaves_changes_of_workflows_to_people(
     template: Path, tmp_path: Path
 ) -> None:
@@ -669,7 +681,7 @@ def test_the_update_workflow_leaves_changes_of_workflows_to_people(
 # ---- an updated project works -------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_updated_project_passes_its_tests(template: Path, tmp_path: Path) -> None:
     history = Versions(tmp_path / "copier-brax-env", template, whole=True)
     project = history.project(tmp_path / "my-env", observation="hybrid")

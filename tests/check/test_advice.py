@@ -864,8 +864,8 @@ def cases() -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("case", cases())
-def test_advice_leads_to_an_environment_that_passes_and_trains(case: Case) -> None:
+def repaired(case: Case) -> str:
+    """The source of an environment in which what is advised has been done."""
     source = replaced(SOURCE, case.breaks, "")
     assert source != SOURCE
     fix = advice(source, case.rule)
@@ -875,9 +875,20 @@ def test_advice_leads_to_an_environment_that_passes_and_trains(case: Case) -> No
     source = replaced(source, case.fixes, fix)
     for rule, edits in case.then.items():
         source = replaced(source, edits, advice(source, rule))
-    left = checked(source, case.episode_length)
+    return source
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", cases())
+def test_advice_leads_to_an_environment_that_passes(case: Case) -> None:
+    left = checked(repaired(case), case.episode_length)
     assert not [v for v in left if v.severity == "error" or v.rule == case.rule], left
-    assert_trains(source, case.episode_length)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", cases())
+def test_advice_leads_to_an_environment_that_trains(case: Case) -> None:
+    assert_trains(repaired(case), case.episode_length)
 
 
 def test_the_time_limit_that_is_advised_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,10 +45,15 @@ BREADTH |= {"FixedStart", "Timed"}  # those based on them stay
 MANY = 3  # defects of one rule for which episodes are run
 
 
-def is_long(defect: Defect) -> bool:
-    """Whether enough others of its rule are in the short tests, and it takes seconds."""
-    same = [d for d in DEFECTS if d.rule == defect.rule]
-    return defect.rule in RUN and same.index(defect) >= MANY
+def marks_of(defect: Defect) -> list[Any]:
+    """In the short tests are two defects of each rule, or one for which episodes are run."""
+    place = [d for d in DEFECTS if d.rule == defect.rule].index(defect)
+    takes_seconds = defect.rule in RUN
+    if takes_seconds and place >= MANY:
+        return [pytest.mark.long]
+    if defect.rule == "no-tracer-leak":  # JAX visits all objects to say who holds a value
+        return [pytest.mark.slow]
+    return [pytest.mark.slow] if place >= (1 if takes_seconds else 2) else []
 
 
 def planted() -> list[Any]:
@@ -58,7 +63,7 @@ def planted() -> list[Any]:
             defect,
             base,
             id=f"{defect.rule}-{defect.title}-{base.__name__}".replace(" ", "_"),
-            marks=[pytest.mark.long] if i or is_long(defect) else [],
+            marks=[pytest.mark.long] if i else marks_of(defect),
         )
         for defect in DEFECTS
         for i, base in enumerate(defect.bases)
@@ -67,8 +72,6 @@ def planted() -> list[Any]:
 
 @pytest.mark.parametrize(("defect", "base"), planted())
 def test_defect_is_caught(defect: Defect, base: type[Base]) -> None:
-    # To say who holds a leaked value JAX visits all objects many times, which takes minutes after
-    # many other tests.
     report = check(defect.plant(base)(), episode_length=LENGTH, time_limit=500)
     told = "\n".join(map(str, report.violations))
     found = [v for v in report.violations if v.rule == defect.rule]
@@ -116,6 +119,7 @@ def test_correct_environment_passes(name: str) -> None:
     passes(CORRECT[name](), episode_length=LENGTH)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.long]) for n in FOREIGN]
 )
@@ -566,6 +570,7 @@ def step(self, s, given, action):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["traced", "run", "compiled"])
 def test_a_check_whose_time_is_up_fails_and_ends(where: str) -> None:
     limit = 2 if where == "compiled" else 5
@@ -585,6 +590,7 @@ print(report.ok, report.stopped, len(report.unchecked), report.seconds, flush=Tr
     assert float(seconds) < 5 * limit + 3
 
 
+@pytest.mark.slow
 def test_contract_tests_fail_when_the_time_is_up(tmp_path: Path) -> None:
     """With pytest's own report, and not a crash of the interpreter."""
     template = Path(__file__).parents[2] / "template" / "tests" / "test_contract.py.jinja"
@@ -612,6 +618,7 @@ sys.exit(pytest.main([{str(tmp_path)!r}, "-q", "-p", "no:cacheprovider", "-c", "
     assert "skipped" not in result.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_long_episode_is_cut_short_and_that_is_an_error() -> None:
     def step(self: Any, s: State, given: State, action: jax.Array) -> State:
         x = jax.lax.fori_loop(0, 1_000_000, lambda i, x: jnp.sin(x) + i, s.reward)

@@ -23,6 +23,7 @@ def _as_jax_comes() -> Iterator[None]:
         del jax.device_put_replicated
 
 
+@pytest.mark.slow
 def test_ppo_trains() -> None:
     enable_brax_trainers()
     metrics = ppo.train(
@@ -41,6 +42,7 @@ def test_ppo_trains() -> None:
     assert np.isfinite(metrics["training/total_loss"])
 
 
+@pytest.mark.slow
 def test_sac_trains() -> None:
     enable_brax_trainers()
     metrics = sac.train(
@@ -57,6 +59,7 @@ def test_sac_trains() -> None:
     assert np.isfinite(metrics["training/critic_loss"])
 
 
+@pytest.mark.slow
 def test_apg_trains() -> None:
     """It differentiates through the rollouts, auto-reset included: episodes of 3, rollouts of 4."""
     enable_brax_trainers()

@@ -71,6 +71,7 @@ def comparisons(case: Case, env: Env, **arguments: Any) -> Iterator[Comparison]:
         yield compare(env, reference, set_state, policy=policy, **arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [PENDULUM, CARTPOLE, ACROBOT, CAR], ids=lambda case: case[0])
 def test_the_examples_equal_the_originals(case: Case) -> None:
     found = list(comparisons(case, make(case), num_steps=2_000))
@@ -146,6 +147,7 @@ MUTANTS: dict[str, tuple[Case, str, str, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_mutant_is_caught(name: str) -> None:
     case, old, new, where = MUTANTS[name]

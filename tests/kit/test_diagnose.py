@@ -25,12 +25,7 @@ from kit.tools.diagnose.trials import Outcome, with_other_keys
 from toys import SPACES, Toy, toy_task
 
 # The others take minutes together.
-FAST = (
-    "CartPole, action ignored",
-    "Catch, paid for any end",
-    "Catch, time limit 5",
-    "Maze, observation without the goal",
-)
+FAST = ("Catch, paid for any end", "Maze, observation without the goal")
 FAST_SOUND = ("Catch",)
 
 
@@ -280,6 +275,7 @@ def test_a_planner_that_knows_more_is_no_measure_of_the_policy() -> None:
     assert list(findings(seen)) == ["training_is_at_fault"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORESIGHT)
 def test_a_policy_that_cannot_know_the_future_is_not_blamed(name: str) -> None:
     """gym-anytrading#36, SB3#641: prices or cards to come lie in the state or on `self`."""
@@ -340,6 +336,7 @@ def config() -> types.ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_the_command_says_what_follows(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cli.main("toy", config(), ["diagnose", str(run), "--episodes", "4"])
     out = capsys.readouterr().out
@@ -369,6 +366,7 @@ def test_a_mistake_gets_one_sentence(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_trained_policy_plays_the_same_starts() -> None:
     """Where nothing but the start matters, all returns are equal start by start."""
     task = FAULTS["CartPole, action ignored"].task

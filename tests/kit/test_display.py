@@ -714,6 +714,7 @@ def logged_offline(folder: Path) -> list[dict[str, str]]:
     return [values for values in found if values]
 
 
+@pytest.mark.slow
 def test_wandb_itself_works_offline_without_a_word(tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="the extra wandb is not installed")
     gif(tmp_path / "play.gif")

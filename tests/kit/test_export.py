@@ -109,6 +109,16 @@ def observations(task: Task, size: int = 5) -> Any:
     return jax.tree.map(draw, fingerprint.reset_shapes(task.environment()).obs)
 
 
+def test_the_most_likely_action_is_exported(tmp_path: Path) -> None:
+    task = CASES["multi-discrete"]
+    run, found = run_of(task, tmp_path / "run"), dict[str, Any]()
+    (load,) = export(run, task).values()
+    exec(load, found)
+    obs = observations(task, 64)
+    expected, _ = load_policy(run, task)(obs, jax.random.PRNGKey(0))
+    np.testing.assert_array_equal(found["policy"].call(obs), expected)
+
+
 ELSEWHERE = """
 import pickle, sys
 names, jobs = pickle.loads(sys.stdin.buffer.read())
@@ -163,6 +173,7 @@ def needs_onnx() -> Any:
     return pytest.importorskip("jax2onnx", reason="the extra `onnx` is not installed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "name"),
     [(c, n) for c in CASES for n in WITHOUT if (c, n) != (NOT_TO_ONNX, "policy.onnx")],
@@ -218,6 +229,7 @@ def test_the_file_is_for_every_platform(tmp_path: Path) -> None:
     assert {"cpu", "cuda", "tpu"} <= set(exported.platforms)
 
 
+@pytest.mark.slow
 def test_the_libraries_are_silent(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -174,6 +174,7 @@ def test_a_config_that_can_t_be_imported(
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "says"),
     [

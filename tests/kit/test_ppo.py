@@ -51,7 +51,11 @@ ONE_STEP: dict[str, Any] = {
             marks=pytest.mark.slow,
         ),
         # Brax updates the statistics after the loss with this schedule alone.
-        ("continuous", {"learning_rate_schedule": "adaptive_kl", "max_grad_norm": None}),
+        pytest.param(
+            "continuous",
+            {"learning_rate_schedule": "adaptive_kl", "max_grad_norm": None},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_parameters_are_those_of_brax(space: str, settings: dict[str, Any]) -> None:
@@ -127,6 +131,7 @@ def test_the_policy_learns_nothing_from_a_step_that_was_cut_off() -> None:
     np.testing.assert_allclose(jnp.sum(slope), 0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["adaptive_kl", "constant"])
 def test_the_kl_divergence_measures_the_change_of_the_policy_alone(schedule: str) -> None:
     """Not that of the running statistics, which is large in the first updates."""
@@ -204,6 +209,7 @@ def test_only_the_output_of_the_value_starts_elsewhere() -> None:
     np.testing.assert_allclose(values(ppo, state), -5.0, atol=0.01)
 
 
+@pytest.mark.slow
 def test_a_clipped_value_loss_is_about_the_value_that_started() -> None:
     """The estimates that were made while acting start elsewhere too; else nothing is learned."""
     losses = {}
@@ -214,6 +220,7 @@ def test_a_clipped_value_loss_is_about_the_value_that_started() -> None:
     np.testing.assert_allclose(losses[0.2], losses[None], rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-5, 1e5])
 @pytest.mark.parametrize("space", ["continuous", "discrete"])
 def test_training_does_not_depend_on_the_scale_of_rewards(scale: float, space: str) -> None:
@@ -354,6 +361,7 @@ class LastStepPays(Toy):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bootstrap", [False, True])
 def test_bootstrapping_learns_from_the_step_that_is_cut_off(bootstrap: bool) -> None:
     task = toy_task(
@@ -420,6 +428,7 @@ def test_an_end_of_its_own_in_the_last_step_is_not_the_time_limits(
     assert metrics["eval/avg_episode_length"] == limit
 
 
+@pytest.mark.slow
 def test_randomised_domains_are_evaluated_in_a_batch_of_another_size() -> None:
     def randomize(sys: Any, rng: jax.Array) -> Any:
         return {"wind": jax.random.uniform(rng[0], (len(rng),))}, {"wind": 0}
@@ -432,6 +441,7 @@ def test_randomised_domains_are_evaluated_in_a_batch_of_another_size() -> None:
     assert np.isfinite(jax.jit(ppo.evaluate)(state)["eval/episode_reward"])
 
 
+@pytest.mark.slow
 def test_each_seed_randomises_its_own_systems_as_it_would_alone() -> None:
     def randomize(sys: Any, rng: jax.Array) -> Any:
         return {"wind": jax.vmap(jax.random.uniform)(rng)}, {"wind": 0}
@@ -445,6 +455,7 @@ def test_each_seed_randomises_its_own_systems_as_it_would_alone() -> None:
     np.testing.assert_array_equal(winds[1], alone.env_state.pipeline_state["wind"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "value"), [("learning_rate", 1e-2), ("entropy_cost", 1.0)])
 def test_members_may_differ_in_their_numeric_settings(name: str, value: float) -> None:
     ppo = toy_task().make_ppo()
@@ -596,6 +607,7 @@ def test_brax_s_own_networks_do() -> None:
     jax.eval_shape(ppo.update, jax.eval_shape(ppo.init, np.uint32(0)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", OBSERVATIONS)
 def test_every_observation_trains(kind: str) -> None:
     ppo = toy_task(observe=OBSERVATIONS[kind], encoder=Encoder()).make_ppo()

@@ -31,6 +31,7 @@ def drawn(returned: Any) -> np.ndarray:
     return np.asarray(render.draw(Drawing(), batch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "returned",
     [

@@ -116,11 +116,11 @@ def test_the_loaded_policy_takes_the_identical_action(run: Path, deterministic: 
 @pytest.mark.parametrize(
     ("space", "kind"),
     [
-        ("continuous", "flat"),
-        ("discrete", "image alone"),
         ("multi_discrete", "vector and image"),
-        ("continuous", "two vectors"),
-        ("discrete", "no state entry"),
+        pytest.param("continuous", "flat", marks=pytest.mark.slow),
+        pytest.param("discrete", "image alone", marks=pytest.mark.slow),
+        pytest.param("continuous", "two vectors", marks=pytest.mark.slow),
+        pytest.param("discrete", "no state entry", marks=pytest.mark.slow),
     ],
 )
 def test_every_observation_and_action_trains_saves_and_loads(
@@ -133,7 +133,9 @@ def test_every_observation_and_action_trains_saves_and_loads(
     assert (action.shape, action.dtype) == (SPACES[space].shape, SPACES[space].dtype)
 
 
-@pytest.mark.parametrize("space", ["continuous", "multi_discrete"])
+@pytest.mark.parametrize(
+    "space", ["continuous", pytest.param("multi_discrete", marks=pytest.mark.slow)]
+)
 def test_episodes_are_played_and_drawn(
     space: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,6 +148,7 @@ def test_episodes_are_played_and_drawn(
     assert "3 of them cut after 3 frames, see --max-frames" in out
 
 
+@pytest.mark.slow
 def test_a_typed_key_in_the_state_is_saved_and_resumed(tmp_path: Path) -> None:
     def task(steps: int) -> Task:
         settings = dataclasses.replace(TINY, num_timesteps=steps, num_evals=2)
@@ -166,6 +169,7 @@ def ordinary_function(*args: Any, **kwargs: Any) -> Any:
     )
 
 
+@pytest.mark.slow
 def test_any_function_may_make_the_networks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -203,6 +207,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run: Path, tmp_path: Path) ->
         assert (part / name).read_bytes() == (run / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_resume_goes_on_as_the_run_began(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -248,6 +253,7 @@ def test_a_run_that_stopped_before_it_saved_starts_again(run: Path, tmp_path: Pa
     assert (part / "resume.msgpack").read_bytes() == (run / "resume.msgpack").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_torn_line_of_metrics_does_not_end_a_run(run: Path, tmp_path: Path) -> None:
     part = copy_of(run, tmp_path / "part")
     with (part / "metrics.jsonl").open("a") as file:
@@ -281,6 +287,7 @@ def test_a_changed_environment_is_said_on_resume(run: Path, tmp_path: Path) -> N
     assert "has changed since the run started" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_init_from_takes_the_parameters_and_new_settings(run: Path, tmp_path: Path) -> None:
     tuned = toy_task(learning_rate=1e-9, num_timesteps=32)
     new = quietly(tuned, run_dir=tmp_path / "new", init_from=run)
@@ -319,6 +326,7 @@ def stacked(env: Env, episode_length: int, action_repeat: int, randomization_fn:
     return Twice(wrap_for_training(env, episode_length, action_repeat, randomization_fn))
 
 
+@pytest.mark.slow
 def test_a_wrapper_of_the_user_s_is_used_everywhere(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -375,6 +383,7 @@ def test_an_episode_that_the_time_limit_ends_is_not_cut(
     assert f"{cut} of them cut after 7 frames" in out or not cut
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [5, 6])
 def test_play_prints_the_metrics_where_there_are_few(
     number: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -488,6 +497,7 @@ def test_train_needs_no_arguments(
     assert f"uv run toy play runs/{run.name}" in out
 
 
+@pytest.mark.slow
 def test_two_tasks_are_two_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tasks = {"first": TASK, "second": toy_task(SPACES["discrete"], num_timesteps=32)}
     run = tmp_path / "run"
@@ -553,6 +563,7 @@ cli.main("toy", config, {args!r})
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 @pytest.mark.parametrize("args", [["train", "--num-env", "3"], ["train", "--num-envs", "3"]])
 def test_a_wrong_flag_on_a_real_terminal(args: list[str]) -> None:
@@ -572,6 +583,7 @@ def test_a_wrong_flag_on_a_real_terminal(args: list[str]) -> None:
     assert b"num-envs" in shown or b"num_envs" in shown
 
 
+@pytest.mark.slow
 def test_a_run_on_mjx_records_its_version(tmp_path: Path) -> None:
     from mjx_cartpole import MjxCartPole
 

@@ -110,6 +110,7 @@ def test_several_seeds_resume_as_one_run(seeds: Path, tmp_path: Path) -> None:
     assert (part / "resume.msgpack").read_bytes() == (seeds / "resume.msgpack").read_bytes()
 
 
+@pytest.mark.slow
 def test_all_seeds_may_start_from_one_policy(seeds: Path, tmp_path: Path) -> None:
     task = toy_task(num_seeds=2, num_timesteps=32, num_evals=2)
     new = quietly(task, run_dir=tmp_path / "new", init_from=seeds)
@@ -177,7 +178,8 @@ assert spread == {{1: 1, 4: 4}}, spread
 """
 
 
-@pytest.mark.parametrize("seeds", [1, 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [pytest.param(1, marks=pytest.mark.long), 4])
 def test_four_devices_learn_the_same(seeds: int, tmp_path: Path) -> None:
     process = python(SAME_ON_FOUR.format(seeds=seeds, folder=str(tmp_path)), devices=4)
     _, err = process.communicate(timeout=300)
@@ -202,6 +204,7 @@ for settings, devices in (({"num_envs": 2}, None), ({"num_seeds": 6}, None), ({}
 """
 
 
+@pytest.mark.slow
 def test_what_devices_can_not_divide_is_refused() -> None:
     process = python(DIVISIBILITY, devices=4)
     out, err = process.communicate(timeout=120)
@@ -248,6 +251,7 @@ def two_processes(code: str, **values: Any) -> list["subprocess.Popen[str]"]:
     return [python(code.format(port=port, id=i, **values), devices=2) for i in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [1, pytest.param(4, marks=pytest.mark.long)])
 def test_two_processes_train_together(seeds: int, tmp_path: Path) -> None:
     run = tmp_path / "run"
@@ -281,6 +285,7 @@ cli.main("toy", config, ["train", "{how}", {run!r}, "--checkpoint-every", "0.005
 """
 
 
+@pytest.mark.long
 def test_a_signal_to_one_process_stops_all_of_them(tmp_path: Path) -> None:
     run = tmp_path / "run"
     updates: list[int] = []
@@ -297,6 +302,7 @@ def test_a_signal_to_one_process_stops_all_of_them(tmp_path: Path) -> None:
     assert 0 < updates[0] < updates[1]
 
 
+@pytest.mark.slow
 def test_no_process_goes_on_where_the_first_one_can_not(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
@@ -344,6 +350,7 @@ def test_what_can_t_be_joined_is_said_at_once(
     assert sentence in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
 def test_processes_that_never_come_are_waited_for_no_longer_than_asked(number: int) -> None:
     place = f"localhost:{free_port()}"
@@ -356,6 +363,7 @@ def test_processes_that_never_come_are_waited_for_no_longer_than_asked(number: i
     assert ended.startswith("After 1.5 s not all processes have joined")
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_waiting_for_other_processes() -> None:
     args = ["train", "--coordinator", f"localhost:{free_port()}", "--num-processes", "2"]
     process = python(COMMAND.format(steps=32, args=[*args, "--process-id", "1"]))
@@ -375,6 +383,7 @@ def test_a_port_that_is_taken() -> None:
             devices.join(f"localhost:{port}", 2, 0)
 
 
+@pytest.mark.slow
 def test_processes_that_nothing_tells_of_each_other() -> None:
     process = python(COMMAND.format(steps=32, args=["train", "--distributed"]))
     _, err = process.communicate(timeout=120)
@@ -438,6 +447,7 @@ def test_resuming_is_exact_where_the_learning_rate_stays_as_it_was(
     assert (resumed / "resume.msgpack").read_bytes() == (whole / "resume.msgpack").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_learning_rate_does_not_jump_where_a_run_goes_on_for_longer(tmp_path: Path) -> None:
     run = quietly(of_length(6), run_dir=tmp_path / "run")
     console = Console(file=io.StringIO(), width=200)
@@ -456,6 +466,7 @@ def test_the_learning_rate_does_not_jump_where_a_run_goes_on_for_longer(tmp_path
     np.testing.assert_allclose(rates(run)[10:], falls, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["evaluate", "epoch"])
 def test_rows_of_a_killed_run_are_complete(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -500,6 +511,7 @@ def forever(run: Path) -> "subprocess.Popen[str]":
     return python(COMMAND.format(steps=10**10, args=args))
 
 
+@pytest.mark.slow
 def test_the_exit_code_names_the_signal(tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = forever(run)
@@ -513,6 +525,7 @@ def test_the_exit_code_names_the_signal(tmp_path: Path) -> None:
     assert f"at step {saved * 32:,}." in out
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_compiling_leaves_nothing(tmp_path: Path) -> None:
     process = forever(tmp_path / "run")
     assert process.stdout is not None
@@ -546,6 +559,7 @@ def test_a_second_signal_ends_the_process() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (143, "first\n", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "delay", [0.2, *(pytest.param(x / 40, marks=pytest.mark.long) for x in range(40))]
 )
@@ -664,7 +678,13 @@ def breaking(where: str) -> Task:
     return dataclasses.replace(toy_task(), environment=lambda: Breaks(where), settings=settings)
 
 
-@pytest.mark.parametrize("where", ["obs", "reward", "done", "last observation"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "obs",
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("reward", "done", "last observation")),
+    ],
+)
 def test_what_is_not_finite_in_the_environment_stops_the_run(where: str, tmp_path: Path) -> None:
     with pytest.raises(TrainingDivergedError) as stopped:
         quietly(breaking(where), run_dir=tmp_path / "run")
@@ -672,6 +692,7 @@ def test_what_is_not_finite_in_the_environment_stops_the_run(where: str, tmp_pat
     assert "learning-rate" not in str(stopped.value)
 
 
+@pytest.mark.slow
 def test_a_metric_that_is_not_finite_is_left_out(tmp_path: Path) -> None:
     run = quietly(breaking("metric"), run_dir=tmp_path / "run")
     rows = folder.read_metrics(run)
@@ -680,6 +701,7 @@ def test_a_metric_that_is_not_finite_is_left_out(tmp_path: Path) -> None:
     assert all(np.isfinite(list(row.values())).all() for row in rows)
 
 
+@pytest.mark.slow
 def test_odd_surroundings_do_not_matter(tmp_path: Path) -> None:
     odd = {
         "JAX_DEFAULT_PRNG_IMPL": "rbg",
@@ -728,6 +750,7 @@ train(task, run_dir=Path({run!r}))
 """
 
 
+@pytest.mark.slow
 def test_an_environment_in_float64_that_passes_check_can_be_trained(tmp_path: Path) -> None:
     """As gymnax#111 and gymnax#58 report it: a type that changes in a scan."""
     run = tmp_path / "run"
@@ -737,7 +760,7 @@ def test_an_environment_in_float64_that_passes_check_can_be_trained(tmp_path: Pa
     assert [row["steps"] for row in folder.read_metrics(run)] == [0, 32]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_jit_everything_is_slow_and_works(tmp_path: Path) -> None:
     run, small = tmp_path / "run", {"num_envs": 2, "batch_size": 2, "num_minibatches": 1}
     settings = [f"--{k.replace('_', '-')}={v}" for k, v in small.items()]
@@ -764,6 +787,7 @@ pwd.getpwuid = {}.__getitem__
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [FULL_DISK, NO_HOME], ids=["full disk", "no home"])
 def test_a_compilation_cache_that_can_not_be_used_only_costs_time(
     before: str, tmp_path: Path
@@ -795,6 +819,7 @@ def test_the_compilation_cache_does_not_grow_without_bound(
     assert 10_000 < sum(kept) <= 20_000
 
 
+@pytest.mark.slow
 def test_help_may_be_cut_short() -> None:
     process = python(COMMAND.format(steps=32, args=["train", "--help"]))
     assert process.stdout is not None
@@ -803,6 +828,7 @@ def test_help_may_be_cut_short() -> None:
     assert process.stderr.read() == ""
 
 
+@pytest.mark.slow
 def test_a_device_that_is_not_there_is_one_sentence() -> None:
     code = COMMAND.format(steps=32, args=["train"])
     process = python(code, environ={"JAX_PLATFORMS": "cuda"})
@@ -812,6 +838,7 @@ def test_a_device_that_is_not_there_is_one_sentence() -> None:
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_another_command_is_no_traceback() -> None:
     code = COMMAND.format(steps=32, args=["check"]).replace(
         "cli.main", "print('begin', flush=True)\ncli.main"

@@ -420,6 +420,7 @@ def test_one_process_at_a_time_searches_in_a_folder(tmp_path: Path) -> None:
     assert shown.settings
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fake")
 def test_killed_at_any_time_it_goes_on(tmp_path: Path) -> None:
     here = tmp_path / "it"

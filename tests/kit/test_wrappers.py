@@ -171,6 +171,7 @@ def test_only_those_that_ended_start_again() -> None:
     np.testing.assert_array_equal(changed, ended)
 
 
+@pytest.mark.slow
 def test_seeds_are_the_same_alone_and_under_vmap() -> None:
     env = wrap_for_training(Walk(), LENGTH)
     actions = onwards(2 * LENGTH)
@@ -181,6 +182,7 @@ def test_seeds_are_the_same_alone_and_under_vmap() -> None:
         jax.tree.map(np.testing.assert_array_equal, one, run(env, actions, seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [None, 3])
 def test_few_more_resets_are_computed_than_episodes_end(seeds: int | None) -> None:
     resets = 0
@@ -320,6 +322,7 @@ class Windy(Walk):
         return state.replace(obs=state.obs.at[0].add(self.sys.wind[0] * self.sys.mass[0]))
 
 
+@pytest.mark.slow
 def test_gradients_flow_through_an_episode_and_not_into_the_next_one() -> None:
     """`brax.training.agents.apg` differentiates whole rollouts."""
     steps, length = 5, 3
@@ -402,6 +405,7 @@ class Odd(Walk):
         return state.replace(pipeline_state={**state.pipeline_state, **odd})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action_repeat", [1, 2])
 def test_typed_keys_and_empty_arrays_may_be_in_the_state(action_repeat: int) -> None:
     env = wrap_for_training(Odd(), 4, action_repeat)
@@ -446,6 +450,7 @@ class Shared(Walk):
         return state.replace(pipeline_state={**state.pipeline_state, "contacts": contacts})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action_repeat", [1, 2])
 def test_arrays_that_the_batch_shares_are_left_alone(action_repeat: int) -> None:
     env = wrap_for_training(Shared(), 4, action_repeat)
@@ -458,6 +463,7 @@ def test_arrays_that_the_batch_shares_are_left_alone(action_repeat: int) -> None
         assert np.all(now.force[..., -1, :, :] != was.force)
 
 
+@pytest.mark.slow
 def test_dtypes_stay_with_and_without_x64() -> None:
     env = wrap_for_training(Walk(), 4, 2)
     for x64 in (False, True):
@@ -470,6 +476,7 @@ def test_dtypes_stay_with_and_without_x64() -> None:
         assert {str(x) for x in jax.tree.leaves(dtypes)} == {"float32", "uint32", "bool"}
 
 
+@pytest.mark.slow
 def test_mjx_data_goes_through() -> None:
     env = wrap_for_training(MjxCartPole(), LENGTH)
     keys = jax.ShapeDtypeStruct((8, 2), jnp.uint32)
@@ -490,7 +497,7 @@ def frames(env: Env, actions: list[float], seed: int = 0) -> tuple[list[Any], li
     return observations[0], observations[1]
 
 
-@pytest.mark.parametrize("kind", OBSERVATIONS)
+@pytest.mark.parametrize("kind", ["flat", "vector and image"])
 def test_a_stack_holds_the_last_observations_the_oldest_first(kind: str) -> None:
     """The first one fills it; images are stacked along their channels."""
     one, stacked = frames(Toy(observe=OBSERVATIONS[kind]), [1.0, -1.0, 0.5, 1.0])
@@ -509,6 +516,7 @@ def test_a_stack_declares_its_size(kind: str) -> None:
     assert (env.action_space, env.action_size) == (Discrete(3), 3)
 
 
+@pytest.mark.slow
 def test_a_stack_keeps_every_rule() -> None:
     def observe(x: jax.Array) -> Any:
         return {"state": jnp.stack([x, -x]), "pixels/view": image(x)}
