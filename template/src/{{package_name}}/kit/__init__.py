@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .env.episodes import Policy as Policy  # policy(obs, key) -> (action, extras)
     from .env.episodes import random_policy as random_policy  # ignores the observation
     from .env.frames import FrameStack as FrameStack  # observes the last few observations at once
+    from .env.physics import render_physics as render_physics  # draws a state of MJX
     from .env.wrappers import wrap_for_evaluation as wrap_for_evaluation  # batch and time limit
     from .env.wrappers import wrap_for_training as wrap_for_training  # auto-reset too
     from .errors import UsageError as UsageError  # an argument, a setting or a run is unusable
@@ -40,6 +41,7 @@ _NAMES = {
     "env.actions": ("Continuous", "Discrete", "MultiDiscrete", "action_space_of"),
     "env.episodes": ("Policy", "random_policy"),
     "env.frames": ("FrameStack",),
+    "env.physics": ("render_physics",),
     "env.wrappers": ("wrap_for_evaluation", "wrap_for_training"),
     "errors": ("UsageError",),
     "ppo.brax_trainers": ("enable_brax_trainers",),
@@ -61,7 +63,10 @@ def __getattr__(name: str) -> Any:
         if name in names:
             # Brax imports MuJoCo's mjx, which prints two lines about a package that is not needed.
             with contextlib.redirect_stdout(io.StringIO()):
-                return getattr(importlib.import_module(f".{module}", __name__), name)
+                try:
+                    return getattr(importlib.import_module(f".{module}", __name__), name)
+                except AttributeError as error:  # Python would say that the name is not there
+                    raise ImportError(f"{name} can't be imported: {error}") from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

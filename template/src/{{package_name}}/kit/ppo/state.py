@@ -31,10 +31,11 @@ class HyperParameters(flax.struct.PyTreeNode):
     reward_scaling: jax.Array
 
     @classmethod
-    def of(cls, config: PPOConfig) -> "HyperParameters":
-        """Those of `config`."""
+    def of(cls, settings: PPOConfig) -> "HyperParameters":
+        """Those of `settings`."""
         given: dict[str, Any] = {
-            field.name: np.asarray(getattr(config, field.name), np.float32) for field in fields(cls)
+            field.name: np.asarray(getattr(settings, field.name), np.float32)
+            for field in fields(cls)
         }
         return cls(**given)
 

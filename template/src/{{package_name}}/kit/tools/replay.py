@@ -128,15 +128,15 @@ class _Updates:
       last: at how many the run was to be evaluated next.
     """
 
-    def __init__(self, run: Path, config: PPOConfig, programs: Programs) -> None:
-        self._config, self._programs = config, programs
+    def __init__(self, run: Path, settings: PPOConfig, programs: Programs) -> None:
+        self._settings, self._programs = settings, programs
         saved = folder.load_resume(run, folder.Saved(programs.shapes))
         programs.compile()
         self._start = programs.init() if saved is None else programs.to_devices(saved.state)
         self.started = int(np.max(self._start.updates))
         evaluated = {row["steps"] for row in folder.read_metrics(run)}
-        marks = evaluations(config)
-        self._to_evaluate = {n for n in marks if n * config.steps_per_update not in evaluated}
+        marks = evaluations(settings)
+        self._to_evaluate = {n for n in marks if n * settings.steps_per_update not in evaluated}
         # A run that goes on longer has been evaluated, and what came from it saved.
         self.last = min((mark for mark in marks if mark > self.started), default=self.started)
 
@@ -167,13 +167,13 @@ class _Updates:
         found = None
         for _, state, _ in itertools.islice(self._again(), end - self.started):
             one = self._of(state, member)
-            if is_finite(take(leaves(one)[path], row, self._config.num_envs)):
+            if is_finite(take(leaves(one)[path], row, self._settings.num_envs)):
                 found = one
         return found
 
     def _of(self, tree: Any, member: int) -> Any:
         """What belongs to one seed."""
-        if self._config.num_seeds > 1:
+        if self._settings.num_seeds > 1:
             tree = jax.tree.map(lambda x: x[member], tree)
         return jax.device_put(tree, jax.devices()[0])
 
@@ -183,7 +183,7 @@ class _Updates:
         tree: Any = [state.params, state.normalizer_params, env.obs, env.reward, env.done]
         if totals is not None:
             tree += [totals.metrics, jnp.where(totals.not_finite > 0, jnp.nan, 0.0)]
-        if self._config.num_seeds == 1:
+        if self._settings.num_seeds == 1:
             tree = jax.tree.map(lambda x: jnp.asarray(x)[None], tree)
         return np.asarray(has_not_finite(tree))
 
@@ -278,11 +278,11 @@ class _Look:
             if isinstance(cause, Cause) and cause.is_in("_repeat"):
                 step += cause.loops[len(call.loops)]
             at = f"at step {step} of an episode of"
-        config = self._task.settings
-        steps = 0 if name == "init" else int(state.updates) * config.steps_per_update
+        settings = self._task.settings
+        steps = 0 if name == "init" else int(state.updates) * settings.steps_per_update
         if name == "update" and call.loops:
-            number = call.loops[0] * config.unroll_length + call.loops[1] + 1
-            steps += number * config.num_envs * config.action_repeat
+            number = call.loops[0] * settings.unroll_length + call.loops[1] + 1
+            steps += number * settings.num_envs * settings.action_repeat
         when = f"{steps:,} environment steps into the run"
         if name == "evaluate":
             when = f"in the evaluation {when}"
@@ -291,15 +291,15 @@ class _Look:
 
     def _saved(self, path: str, surfaced: str) -> _Found:
         """What was bad already in the state that the run saved."""
-        config = self._task.settings
-        state = take(self._bad.state, self._row, config.num_envs)
+        settings = self._task.settings
+        state = take(self._bad.state, self._row, settings.num_envs)
         name, value = _entry(leaves(state)[path], path.removeprefix("env_state."))
         text = (
             f"{surfaced} That came from before: {name} was {value} already when the run was saved "
             "last, and what was before that is not known. Train again with --num-evals 2 and a "
             "large --checkpoint-every, which save less often, and replay that run."
         )
-        steps = self._updates.started * config.steps_per_update
+        steps = self._updates.started * settings.steps_per_update
         finding = Finding(text, name, value, steps, self._seed, self._row, None, None)
         return finding, {}, leaves(state.env_state), [state.env_state]
 
