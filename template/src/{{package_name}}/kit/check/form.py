@@ -169,8 +169,8 @@ def _flat_dict(obs: Mapping[str, Any]) -> str:
         right = jnp.issubdtype(leaf.dtype, jnp.floating) or (image and leaf.dtype == jnp.uint8)
         entries.append(f"{key!r}: {code}" + ("" if right else ".astype(jnp.float32)"))
         sizes[key] = leaf.shape if image else leaf.size
-    obs = "{" + ", ".join(entries) + "}"
-    return f"obs={obs}  # in reset and step; observation_size = {sizes}"
+    new = "{" + ", ".join(entries) + "}"
+    return f"obs={new}  # in reset and step; observation_size = {sizes}"
 
 
 @error("action-size", "`action_size` is an int, and `step` takes actions of that size")
