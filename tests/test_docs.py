@@ -39,6 +39,7 @@ PAGES = [
     "skills/copier-brax-env/SKILL.md",
     *sorted(f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md")),
 ]
+QUICK = ("README.md", "docs/environment.md", "skills/copier-brax-env/SKILL.md")
 EMITTED = ["README.md", "AGENTS.md"]
 # Pages of a project have no such comments: the comment of each block with a certain text.
 COMMENTS = {
@@ -99,7 +100,10 @@ def test_links_between_pages_lead_somewhere(page: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page",
+    [x if x in QUICK else pytest.param(x, marks=pytest.mark.long) for x in PAGES],
+)
 def test_blocks_run(page: str, reader: "Reader") -> None:
     for block in readme.blocks(text_of(page)):
         reader.follow(block, slow=False)

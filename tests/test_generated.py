@@ -150,7 +150,7 @@ class Corridor(Env):
 '''
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("observation", [pytest.param("vector", marks=pytest.mark.long), "hybrid"])
 def test_no_test_is_red_once_env_py_is_rewritten(
     render: Render, tmp_path: Path, observation: str
@@ -288,7 +288,7 @@ def test_check_finds_nothing(package: Import, sizes: dict[str, Any]) -> None:
     assert not report.unchecked
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("observation", "actions"), one_of(KINDS, 4))
 def test_a_short_training_beats_chance(
     package: Import, tmp_path: Path, observation: str, actions: str

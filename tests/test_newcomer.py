@@ -120,6 +120,7 @@ def test_the_project_s_readme_installs_what_tune_needs(
     assert "Nothing was found" in output
 
 
+@pytest.mark.long
 @one_clone
 def test_what_the_project_s_ci_would_run_passes(
     project: Path, clone: Path, bare: dict[str, str]
@@ -142,10 +143,11 @@ def test_the_readme_s_second_command_finds_the_tests(clone: Path, bare: dict[str
     output = shell(
         readme.command("tests"), clone, bare | {"PYTEST_ADDOPTS": "--collect-only --quiet"}
     )
-    assert "tests/test_newcomer.py::" in output
+    assert "tests/test_house.py::" in output
     assert "tests/test_render.py::" in output
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "resolution", ["lowest-direct", pytest.param("highest", marks=pytest.mark.long)]
 )

@@ -213,7 +213,7 @@ def copier_update(project: Path, *arguments: str) -> subprocess.CompletedProcess
 QUESTIONS = [name for name in projects.config() if not name.startswith("_")]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_answer_is_changed_by_an_update(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -364,7 +364,15 @@ def test_line_ends_are_no_conflict(history: Versions, project: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["clone", "beside it", "file URL", "bare"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "clone",
+        "bare",
+        pytest.param("beside it", marks=pytest.mark.long),
+        pytest.param("file URL", marks=pytest.mark.long),
+    ],
+)
 def test_wherever_the_template_lies(history: Versions, tmp_path: Path, kind: str) -> None:
     clone, bare = tmp_path / "a [clone]", tmp_path / "bare.git"
     newest = history.with_changes(versions.kit_changed)

@@ -59,7 +59,7 @@ def test_sac_trains() -> None:
     assert np.isfinite(metrics["training/critic_loss"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_apg_trains() -> None:
     """It differentiates through the rollouts, auto-reset included: episodes of 3, rollouts of 4."""
     enable_brax_trainers()

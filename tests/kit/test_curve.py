@@ -166,7 +166,7 @@ assert "matplotlib.pyplot" not in sys.modules
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_nonsensical_mplbackend_and_imports_only_when_used(tmp_path: Path) -> None:
     run = write(tmp_path / "run", [row(0, 0, 1.0), row(10, 0, 2.0)])
     path = str(Path(curve.__file__).parents[2])

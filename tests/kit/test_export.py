@@ -119,6 +119,17 @@ def test_the_most_likely_action_is_exported(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found["policy"].call(obs), expected)
 
 
+@pytest.mark.slow
+def test_the_most_likely_action_is_exported_to_onnx(tmp_path: Path) -> None:
+    needs_onnx()
+    task = CASES["multi-discrete"]
+    run, obs = run_of(task, tmp_path / "run"), observations(task, 64)
+    load = list(export(run, task, onnx=True).values())[1]
+    expected, _ = load_policy(run, task)(obs, jax.random.PRNGKey(0))
+    action = act(WITHOUT["policy.onnx"], {"case": (load, obs)})["case"][1]
+    np.testing.assert_array_equal(action, expected)
+
+
 ELSEWHERE = """
 import pickle, sys
 names, jobs = pickle.loads(sys.stdin.buffer.read())
@@ -173,7 +184,7 @@ def needs_onnx() -> Any:
     return pytest.importorskip("jax2onnx", reason="the extra `onnx` is not installed")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("case", "name"),
     [(c, n) for c in CASES for n in WITHOUT if (c, n) != (NOT_TO_ONNX, "policy.onnx")],

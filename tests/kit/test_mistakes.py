@@ -179,8 +179,16 @@ def test_a_config_that_can_t_be_imported(
     ("code", "says"),
     [
         ("class Point(:\n", "env.py:1 raises SyntaxError: invalid syntax."),
-        ("x = 1\ny = undefined\n", "env.py:2 raises NameError: name 'undefined' is not defined."),
-        ("class Other:\n    pass\n", "Fix: rename it in __init__.py and config.py too"),
+        pytest.param(
+            "x = 1\ny = undefined\n",
+            "env.py:2 raises NameError: name 'undefined' is not defined.",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            "class Other:\n    pass\n",
+            "Fix: rename it in __init__.py and config.py too",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_an_env_py_that_can_t_be_imported(tmp_path: Path, code: str, says: str) -> None:

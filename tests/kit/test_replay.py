@@ -279,7 +279,7 @@ def programs() -> Callable[[Task], Programs]:
     return functools.cache(Programs)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.xdist_group("plants")
 @pytest.mark.parametrize(
     "name",

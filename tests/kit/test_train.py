@@ -302,7 +302,7 @@ def test_a_signal_to_one_process_stops_all_of_them(tmp_path: Path) -> None:
     assert 0 < updates[0] < updates[1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_process_goes_on_where_the_first_one_can_not(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
@@ -383,7 +383,7 @@ def test_a_port_that_is_taken() -> None:
             devices.join(f"localhost:{port}", 2, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_processes_that_nothing_tells_of_each_other() -> None:
     process = python(COMMAND.format(steps=32, args=["train", "--distributed"]))
     _, err = process.communicate(timeout=120)
@@ -559,7 +559,7 @@ def test_a_second_signal_ends_the_process() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (143, "first\n", "")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "delay", [0.2, *(pytest.param(x / 40, marks=pytest.mark.long) for x in range(40))]
 )
@@ -701,7 +701,7 @@ def test_a_metric_that_is_not_finite_is_left_out(tmp_path: Path) -> None:
     assert all(np.isfinite(list(row.values())).all() for row in rows)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_odd_surroundings_do_not_matter(tmp_path: Path) -> None:
     odd = {
         "JAX_DEFAULT_PRNG_IMPL": "rbg",
@@ -750,7 +750,7 @@ train(task, run_dir=Path({run!r}))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_environment_in_float64_that_passes_check_can_be_trained(tmp_path: Path) -> None:
     """As gymnax#111 and gymnax#58 report it: a type that changes in a scan."""
     run = tmp_path / "run"
@@ -787,7 +787,7 @@ pwd.getpwuid = {}.__getitem__
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("before", [FULL_DISK, NO_HOME], ids=["full disk", "no home"])
 def test_a_compilation_cache_that_can_not_be_used_only_costs_time(
     before: str, tmp_path: Path
