@@ -144,6 +144,7 @@ REFUSED: dict[str, Sequence[Any]] = {
         "1x0x1", "1x1x0", "257x1x1", "1x257x1", "1x1x17", "-1x1x1", "1x1x1\n", "01x1x1", "axbxc",
         "(32, 32, 3)", "9" * 30 + "x1x1", [32, 32, 3], None,
     ],
+    "dynamics": ["", "brax", "MJX", "mjx ", None],
     "observation": ["", "image", "Vector", "vector\n", 1, None],
     "actions": ["", "box", "Discrete", "discrete ", "multi-discrete", None],
     "license": ["", "GPL-3.0", "mit", "None", None],
@@ -167,6 +168,19 @@ def test_refused_with_one_sentence_and_nothing_left(
         sentence = capsys.readouterr().err
         assert re.fullmatch(rf"{name} (must|is not a question)[^\n]+\.\n", sentence), value
         assert list(tmp_path.iterdir()) == [], f"{name}={value!r} left something behind"
+
+
+@pytest.mark.parametrize("name", ["observation", "vector_size", "actions"])
+def test_with_physics_the_model_says_the_sizes(
+    template: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    answer = {"observation": "hybrid", "vector_size": 3, "actions": "discrete"}[name]
+    with pytest.raises(CopierError):
+        copy(template, tmp_path / "new", quiet=False, dynamics="mjx", **{name: answer})
+    assert capsys.readouterr().err == (
+        f"{name} is not asked with dynamics=mjx: change it in model.xml and env.py later.\n"
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_not_asked_is_checked_as_well(template: Path, tmp_path: Path) -> None:
@@ -290,12 +304,15 @@ def answer(template: Path, target: Path, keys: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("keys", "asked"), [("\r" * 9, 9), ("\r" * 4 + DOWN + "\r" * 6, 10)], ids=["vector", "hybrid"]
+    ("keys", "asked"),
+    [("\r" * 9, 9), ("\r" * 4 + DOWN + "\r" * 6, 10), ("\r" * 3 + DOWN + "\r" * 2, 5)],
+    ids=["vector", "hybrid", "physics"],
 )
 def test_at_most_ten_questions(template: Path, tmp_path: Path, keys: str, asked: int) -> None:
     assert keys.count("\r") == asked <= 10
     project = answer(template, tmp_path / "new", keys)
     assert (project / "src/my_env/encoder.py").exists() == (asked == 10)
+    assert (project / "src/my_env/model.xml").exists() == (asked == 5)
     with pytest.raises(CopierAnswersInterrupt):
         answer(template, tmp_path / "fewer", keys.removesuffix("\r"))
 
@@ -315,8 +332,7 @@ def test_typed_answers_are_validated(template: Path, tmp_path: Path) -> None:
     typed = [
         f"{CLEAR}json\r{CLEAR}cart-pole\r",  # refused, so it is asked again
         f"{CLEAR}class\r{CLEAR}../x\r{CLEAR}pole\r",
-        f"{CLEAR}Env\r{CLEAR}Pole\r",
-        "\r\r",
+        "\r\r\r",
         f"{CLEAR}0\r{CLEAR}1.5\r{CLEAR}7\r",
         DOWN + "\r",
         f"{CLEAR}1025\r{CLEAR}3\r",
@@ -325,9 +341,9 @@ def test_typed_answers_are_validated(template: Path, tmp_path: Path) -> None:
     project = answer(template, tmp_path / "new", "".join(typed))
     answers = answers_of(project)
     assert answers["project_name"] == "cart-pole"
-    assert (answers["package_name"], answers["env_class"]) == ("pole", "Pole")
+    assert (answers["package_name"], answers["env_class"]) == ("pole", "CartPoleEnv")
     same: dict[str, Any] = {"project_name": "cart-pole", "package_name": "pole"}
-    same |= {"env_class": "Pole", "vector_size": 7, "actions": "discrete", "action_size": 3}
+    same |= {"vector_size": 7, "actions": "discrete", "action_size": 3}
     expected = copy(template, tmp_path / "expected", episode_length=60, **same)
     for name in ("env.py", "config.py"):
         assert (project / "src/pole" / name).read_text() == (

@@ -67,10 +67,11 @@ MATRIX: list[dict[str, Any]] = [
         "env_class": "D",
         **SMALL,
     },
+    {"dynamics": "mjx", "project_name": "physics"},
 ]
 
 
-@pytest.fixture(params=MATRIX, ids=lambda answers: f"{answers['observation']}-{answers['actions']}")
+@pytest.fixture(params=MATRIX, ids=lambda answers: "-".join([*answers.values()][:2]))
 def answers(request: pytest.FixtureRequest) -> dict[str, Any]:
     return request.param
 
@@ -92,7 +93,9 @@ def test_the_files_are_the_expected_ones(
     kit = template / "template/src/{{package_name}}"
     expected = {name.replace("*", package) for name in FILES}
     expected |= {f"src/{package}/{p.relative_to(kit)}" for p in files_of(kit / "kit")}
-    if answers["observation"] == "hybrid":
+    if answers.get("dynamics") == "mjx":
+        expected.add(f"src/{package}/model.xml")
+    if answers.get("observation") == "hybrid":
         expected.add(f"src/{package}/encoder.py")
     if answers.get("license") == "none":
         expected.remove("LICENSE")

@@ -289,7 +289,10 @@ def test_nothing_is_asked_or_repeated(history: Versions, tmp_path: Path) -> None
     commit(project)
     stored = answers_of(project).keys()
     assert stored.isdisjoint(
-        ["observation", "vector_size", "image_shape", "actions", "action_size", "episode_length"]
+        [
+            *("dynamics", "observation", "vector_size", "image_shape"),
+            *("actions", "action_size", "episode_length"),
+        ]
     )
     result = copier_update(project, f"--vcs-ref={history.with_changes(versions.kit_changed)}")
     assert result.returncode == 0, result.stderr

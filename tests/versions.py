@@ -159,7 +159,8 @@ def yours_changed(root: Path) -> None:
             append(path, "\n# newer\n")
     append(root / "template/README.md.jinja", "\n## Newer\n")
     replace(root / "template/LICENSE.jinja", "MIT License", "The MIT License")
-    (root / "template/tests/test_env.py.jinja").unlink()
+    for path in (root / "template/tests").glob("*test_env.py*"):
+        path.unlink()
 
 
 CHANGES: dict[str, Callable[[Path], None]] = {
