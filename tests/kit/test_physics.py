@@ -15,7 +15,9 @@ GREEN, BLUE = 1, 2
 
 def state(x: float, y: float) -> mjx.Data:
     """The puck at x, y; the goal in the middle."""
-    return mjx.make_data(MODEL).replace(qpos=np.array([x, y], np.float32), mocap_pos=np.zeros((1, 3)))
+    return mjx.make_data(MODEL).replace(
+        qpos=np.array([x, y], np.float32), mocap_pos=np.zeros((1, 3))
+    )
 
 
 def centre(image: np.ndarray, channel: int) -> np.ndarray:

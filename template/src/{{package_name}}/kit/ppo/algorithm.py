@@ -26,6 +26,7 @@ from brax.training.agents.ppo.networks import PPONetworks, make_inference_fn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
+from ..env.curriculum import at_progress
 from ..env.episodes import run_episodes, strip_weak_types
 from ..errors import UsageError
 from .loss import ppo_loss
@@ -95,6 +96,8 @@ class PPO:
             value=self.networks.value_network.init(keys["value"]),
         )
         reset_keys = jax.random.split(keys["env"], self.task.settings.num_envs)
+        with at_progress(self.environment, jnp.float32(0)):
+            env_state = self.training_env(seed).reset(reset_keys)
         state = TrainingState(
             params=params,
             optimizer_state=self.optimizer.init(params),
@@ -102,7 +105,7 @@ class PPO:
             hyperparameters=factors,
             normalizer_params=self.statistics(),
             reward_scale=RewardScale(jnp.float32(0), jnp.float32(0)),
-            env_state=self.training_env(seed).reset(reset_keys),
+            env_state=env_state,
             key=keys["training"],
             eval_key=keys["eval"],
             seed=jnp.uint32(seed),
@@ -149,9 +152,11 @@ class PPO:
             return (env_state, next_key), (data, _sum_of_ended(extras))
 
         rounds = settings.batch_size * settings.num_minibatches // settings.num_envs
-        (env_state, _), (data, episodes) = jax.lax.scan(
-            rollout, (state.env_state, key), None, length=rounds
-        )
+        progress = jnp.float32(state.updates / max(settings.num_updates - 1, 1))
+        with at_progress(self.environment, progress):
+            (env_state, _), (data, episodes) = jax.lax.scan(
+                rollout, (state.env_state, key), None, length=rounds
+            )
         data = jax.tree.map(lambda x: jnp.swapaxes(x, 1, 2), data)
         data = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), data)
         # Every device gets all rollouts, because minibatches are drawn from all of them.
