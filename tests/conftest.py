@@ -27,7 +27,7 @@ if "XLA_FLAGS" not in os.environ:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("copier-brax-env")
-    group.addoption("--combinations", type=int, default=15, help="number of updates to try")
+    group.addoption("--combinations", type=int, default=8, help="number of updates to try")
     group.addoption("--examples", type=int, default=10, help="number of sets of answers to try")
     group.addoption("--rewrite", action="store_true", help="rewrite what is generated")
 

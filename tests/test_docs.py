@@ -116,7 +116,7 @@ def test_slow_blocks_run(page: str, reader: "Reader") -> None:
         reader.follow(block, slow=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("page", EMITTED)
 def test_the_emitted_pages_run(page: str, reader: "Reader") -> None:
     blocks = readme.blocks((reader.project / page).read_text())

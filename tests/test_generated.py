@@ -263,7 +263,7 @@ def test_a_renamed_class_is_an_error_that_says_where_else_to_rename_it(
     [
         pytest.param(
             sizes,
-            marks=[pytest.mark.slow] if LARGE & {str(x) for x in sizes.values()} else [],
+            marks=[pytest.mark.long] if LARGE & {str(x) for x in sizes.values()} else [],
             id="-".join(map(str, sizes.values())),
         )
         for sizes in SIZES

@@ -89,6 +89,7 @@ def test_the_readme_s_first_command_creates_a_project_and_trains_it(
     assert (run / "play.gif").is_file()
 
 
+@pytest.mark.long
 @one_clone
 def test_what_copier_prints_works_without_uv(
     clone: Path, tmp_path: Path, bare: dict[str, str], project: Path
@@ -137,6 +138,7 @@ def test_what_the_project_s_ci_would_run_passes(
         )
 
 
+@pytest.mark.long
 @one_clone
 def test_the_readme_s_second_command_finds_the_tests(clone: Path, bare: dict[str, str]) -> None:
     """The command runs this test too, so here it only collects."""

@@ -502,7 +502,9 @@ UNDO = "git checkout -q HEAD .gitignore; git add -A . && git stash -- ."
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", [0.1, 0.4, 0.7, 0.9])
+@pytest.mark.parametrize(
+    "moment", [0.4, 0.9, *(pytest.param(x, marks=pytest.mark.long) for x in (0.1, 0.7))]
+)
 def test_killed_at_any_moment(history: Versions, project: Path, moment: float) -> None:
     """The user's files stay, and the command that the update prints first undoes the rest."""
     tag = history.with_changes(*CHANGES_OF_ALL, versions.kit_removed)

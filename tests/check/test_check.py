@@ -35,8 +35,13 @@ SEVERITIES = {rule.id: rule.severity for rule in RULES}
 RUN = {rule.id for rule in RULES if Rollout in rule.stages}
 
 # Brax's physics take long to compile: most of it stays with the long tests.
-QUICK = {"brax inverted_double_pendulum spring", "gymnax CartPole-v1", "gymnax Breakout-MinAtar"}
-QUICK |= {"gymnax Pendulum-v1", "gymnax Catch-bsuite", "gymnax FourRooms-misc"}
+QUICK = {
+    "gymnax CartPole-v1",
+    "gymnax Breakout-MinAtar",
+    "gymnax Pendulum-v1",
+    "gymnax Catch-bsuite",
+    "gymnax FourRooms-misc",
+}
 
 
 # Textbook tasks whose constructs other environments have too.

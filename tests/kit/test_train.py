@@ -682,7 +682,7 @@ def breaking(where: str) -> Task:
     "where",
     [
         "obs",
-        *(pytest.param(x, marks=pytest.mark.slow) for x in ("reward", "done", "last observation")),
+        *(pytest.param(x, marks=pytest.mark.long) for x in ("reward", "done", "last observation")),
     ],
 )
 def test_what_is_not_finite_in_the_environment_stops_the_run(where: str, tmp_path: Path) -> None:
