@@ -20,7 +20,7 @@ import pytest
 import versions
 import yaml
 from copier.errors import CopierError
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from projects import REPOSITORY, copy
 from versions import (
@@ -121,9 +121,10 @@ def test_any_update_of_any_project(
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),
-        phases=[Phase.generate],
+        phases=[Phase.explicit, Phase.generate],
     )
     @given(st.sampled_from(START), st.booleans(), CHANGE_SETS, EDIT_SETS)
+    @example({}, False, {"kit_changed"}, ["edit kit where it changes"])  # a conflict
     def combination(
         start: dict[str, Any], recolour: bool, changes: set[str], edits: list[str]
     ) -> None:
