@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .env.episodes import random_policy as random_policy  # ignores the observation
     from .env.frames import FrameStack as FrameStack  # observes the last few observations at once
     from .env.physics import render_physics as render_physics  # draws a state of MJX
+    from .env.playground import from_playground as from_playground  # MuJoCo Playground's as Brax's
+    from .env.playground import to_playground as to_playground  # and the other way round
     from .env.wrappers import wrap_for_evaluation as wrap_for_evaluation  # batch and time limit
     from .env.wrappers import wrap_for_training as wrap_for_training  # auto-reset too
     from .errors import UsageError as UsageError  # an argument, a setting or a run is unusable
@@ -42,6 +44,7 @@ _NAMES = {
     "env.episodes": ("Policy", "random_policy"),
     "env.frames": ("FrameStack",),
     "env.physics": ("render_physics",),
+    "env.playground": ("from_playground", "to_playground"),
     "env.wrappers": ("wrap_for_evaluation", "wrap_for_training"),
     "errors": ("UsageError",),
     "ppo.brax_trainers": ("enable_brax_trainers",),
