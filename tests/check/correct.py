@@ -16,6 +16,7 @@ import numpy as np
 from bases import BASES, Base
 from brax import envs
 from brax.envs.base import Env, State
+from kit.check.foreign import adapted
 
 CORRECT: dict[str, Callable[[], Env]] = {base.__name__: base for base in BASES}
 
@@ -1153,51 +1154,10 @@ def from_brax(name: str, backend: str) -> Env:
         return envs.get_environment(name, backend=backend)
 
 
-class FromGymnax(Base):
-    """An environment of gymnax, without the auto-reset that it has built in."""
+def from_gymnax(name: str) -> Env:
+    import gymnax  # type: ignore[import-not-found]
 
-    observation_size = 0  # both are known when it is made
-    action_size = 0
-
-    def __init__(self, name: str) -> None:
-        import gymnax  # type: ignore[import-not-found]
-
-        self._env, self._params = gymnax.make(name)
-        space = self._env.action_space(self._params)
-        self._discrete = hasattr(space, "n")
-        shape = () if self._discrete else space.shape
-        self.action_size = int(space.n) if self._discrete else int(np.prod(shape))
-        self._low: Any = getattr(space, "low", None)
-        self._high: Any = getattr(space, "high", None)
-        self._shape = shape
-        key = jax.random.PRNGKey(0)
-        obs = jax.eval_shape(lambda: self._env.reset_env(key, self._params)[0])
-        self.observation_size = int(np.prod(obs.shape))
-
-    def reset(self, rng: jax.Array) -> State:
-        key, start = jax.random.split(rng)
-        obs, state = self._env.reset_env(start, self._params)
-        state = jax.tree.map(lambda x: jnp.asarray(x, jnp.asarray(x).dtype), state)
-        reward, done = zeros(2)
-        return State({"env": state, "key": key}, self._flat(obs), reward, done)
-
-    def step(self, state: State, action: jax.Array) -> State:
-        was = state.pipeline_state
-        key, chance = jax.random.split(was["key"])
-        if not self._discrete:
-            action = self._low + (jnp.clip(action, -1, 1) + 1) / 2 * (self._high - self._low)
-            action = jnp.reshape(action, self._shape)
-        obs, now, reward, done, _ = self._env.step_env(chance, was["env"], action, self._params)
-        now = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), now, was["env"])
-        return state.replace(
-            pipeline_state={"env": now, "key": key},
-            obs=self._flat(obs),
-            reward=jnp.asarray(reward, jnp.float32).reshape(()),
-            done=jnp.asarray(done, jnp.float32).reshape(()),
-        )
-
-    def _flat(self, obs: jax.Array) -> jax.Array:
-        return jnp.asarray(obs, jnp.float32).reshape(-1)
+    return adapted(gymnax.make(name))  # type: ignore[no-any-return]
 
 
 BRAX = """
@@ -1217,4 +1177,4 @@ FOREIGN: dict[str, Callable[[], Env]] = {
     for backend in ("spring", "positional", "generalized")
     for name in BRAX.split()
 }
-FOREIGN |= {f"gymnax {name}": functools.partial(FromGymnax, name) for name in GYMNAX.split()}
+FOREIGN |= {f"gymnax {name}": functools.partial(from_gymnax, name) for name in GYMNAX.split()}

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from brax.envs.base import Env
-from kit import UsageError, from_playground, to_playground, wrap_for_training
+from kit import UsageError, examine, from_playground, to_playground, wrap_for_training
 from toys import Toy
 
 # Those of DM control that load without a download and together have every kind of observation.
@@ -144,6 +144,14 @@ def test_there_and_back_is_the_environment() -> None:
     assert_same_bits(Pushed(), from_playground(to_playground(from_playground(Pushed()))), steps=5)
     with pytest.raises(UsageError, match="Toy is no environment of MuJoCo Playground"):
         from_playground(Toy())
+
+
+def test_check_adapts_it_by_itself() -> None:
+    report = examine(Pushed)
+    assert (report.ok, [v.rule for v in report.violations]) == (
+        True,
+        ["observation-scale"],
+    )  # the mass
 
 
 @pytest.mark.long

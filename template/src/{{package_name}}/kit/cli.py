@@ -89,6 +89,13 @@ def _start(program: str, config: str | ModuleType, asked: Any) -> Job:
     from . import register, tasks_in  # through the door, which keeps Brax quiet
 
     _configure_jax(asked)
+    if isinstance(asked, Check) and ":" in (asked.task or ""):
+        from .check.foreign import maker_of
+        from .ppo.task import Task
+
+        name = str(asked.task)
+        task = Task.without_networks(maker_of(name))
+        return Job(commands.again(program), None, {name: task}, name, task)
     if isinstance(config, str):
         package = config.rpartition(".")[0]
         if package:

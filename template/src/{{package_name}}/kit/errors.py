@@ -1,5 +1,6 @@
 """Errors whose message is for people: what is wrong and what would be right, in a sentence."""
 
+import functools
 import inspect
 import re
 import site
@@ -83,6 +84,8 @@ def failure(error: BaseException, owner: Any) -> Failure:
     if isinstance(error, SyntaxError) and error.filename:
         frames.append(traceback.FrameSummary(error.filename, error.lineno, "", line=error.text))
         lines = [error.msg]
+    if isinstance(owner, functools.partial):
+        owner = owner.func
     kind = owner if inspect.isroutine(owner) or isinstance(owner, type) else type(owner)
     try:
         source = inspect.getsourcefile(kind)

@@ -68,7 +68,7 @@ class Check:
     """Check that the environment keeps the rules of Brax, and say how to fix what breaks them."""
 
     task: TaskName = None
-    """Which task of config.py; all by default."""
+    """Which task of config.py, all by default; or anyone's environment, as MODULE:NAME."""
     json: bool = False
     """Print JSON: "ok", and a report for each task by its name."""
     all: bool = False

@@ -15,7 +15,6 @@ import jax
 from brax.envs.base import Env
 
 from ..errors import Failure, UsageError, failure, text_of
-from ..ppo.settings import PPOConfig
 from ..ppo.task import Task
 from ..trace.calls import Call
 from .advice import fix_of
@@ -165,8 +164,9 @@ def examine(
     """
     if not isinstance(task, Task):
         env: Any = task
-        maker = env if callable(env) and not isinstance(env, Env) else lambda: env
-        task = Task(maker, PPOConfig(episode_length=1000), None)  # type: ignore[arg-type]  # its networks are unknown
+        task = Task.without_networks(
+            env if callable(env) and not isinstance(env, Env) else lambda: env
+        )
     known = [rule.id for rule in RULES]
     for id in task.ignore_rules:
         if id not in known:

@@ -21,6 +21,7 @@ from ..errors import Failure, UsageError, failure
 from ..ppo.task import Task
 from ..trace import jaxprs
 from ..trace.calls import KEY, Call, trace
+from .foreign import adapted
 
 
 class Clock:
@@ -140,11 +141,14 @@ class Traced:
 
 
 def make(env: Any) -> Any:
-    """What `env` makes if it is a function or a class, else `env`; a `Failure` if that raises."""
+    """What `env` makes if it is a function or a class, else `env`; a `Failure` if that raises.
+
+    Environments of Playground and of gymnax become Brax's.
+    """
     if isinstance(env, Env) or not callable(env):
         return env
     try:
-        return env()
+        return adapted(env())
     except BaseException as error:
         return failure(error, env)
 

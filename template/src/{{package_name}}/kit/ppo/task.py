@@ -51,6 +51,11 @@ class Task:
         if isinstance(self.ignore_rules, str):
             raise UsageError(f"ignore_rules is a tuple: ({self.ignore_rules!r},), with a comma.")
 
+    @classmethod
+    def without_networks(cls, environment: Callable[[], Env]) -> "Task":
+        """For `check` alone, which can do without."""
+        return cls(environment, PPOConfig(episode_length=1000), None)  # type: ignore[arg-type]
+
     def batched(
         self,
         environment: Env | None = None,
