@@ -12,7 +12,9 @@ ROOT = Path(__file__).parent.parent
 
 
 @contextlib.contextmanager
-def rendered(observation: str = "vector", actions: str = "continuous") -> Iterator[Path]:
+def rendered(
+    observation: str = "vector", actions: str = "continuous", dynamics: str = "jax"
+) -> Iterator[Path]:
     """Renders the template's working tree into a temporary folder, and gives its `src`."""
     import copier  # which not every process that imports this file has
 
@@ -26,7 +28,9 @@ def rendered(observation: str = "vector", actions: str = "continuous") -> Iterat
         copier.run_copy(
             str(template),
             project,
-            data={"observation": observation, "actions": actions},
+            data={"dynamics": "mjx"}
+            if dynamics == "mjx"
+            else {"observation": observation, "actions": actions},
             defaults=True,
             quiet=True,
             settings=copier.Settings(),

@@ -114,7 +114,7 @@ def playground(package: str) -> tuple[Any, Any]:
 
         @property
         def mjx_model(self):
-            return inner._model
+            return inner.sys
 
     return InvertedPendulum(), wrapper.wrap_for_brax_training
 

@@ -62,13 +62,13 @@ class InvertedPendulum(Env):
     backend = "mjx"
 
     def __init__(self) -> None:
-        self._model = mjx.put_model(mujoco.MjModel.from_xml_string(MODEL))
+        self.sys = mjx.put_model(mujoco.MjModel.from_xml_string(MODEL))
 
     def reset(self, rng: jax.Array) -> State:
         """Starts an episode. All randomness comes from `rng`, (2,) uint32."""
         start = jax.random.uniform(rng, (4,), jnp.float32, -NOISE, NOISE)
         # `mjx.forward` is left to the first step, which begins with it: nothing here needs it yet.
-        data = mjx.make_data(self._model).replace(qpos=start[:2], qvel=start[2:])
+        data = mjx.make_data(self.sys).replace(qpos=start[:2], qvel=start[2:])
         reward, done = jnp.zeros(2, jnp.float32)
         return State(pipeline_state=data, obs=self._observe(data), reward=reward, done=done)
 
@@ -78,7 +78,7 @@ class InvertedPendulum(Env):
         data = jax.lax.fori_loop(
             0,
             FRAME_SKIP,
-            lambda _, data: mjx.step(self._model, data),
+            lambda _, data: mjx.step(self.sys, data),
             state.pipeline_state.replace(ctrl=ctrl),
         )
         obs = self._observe(data)

@@ -3,12 +3,19 @@
 import functools
 import inspect
 import re
-import site
+import sys
 import sysconfig
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+# Where files lie that are not the user's; `uv run --with` has several folders of packages.
+LIBRARIES = (
+    *(path for path in sys.path if path.endswith("-packages")),
+    sysconfig.get_paths()["stdlib"],
+    "<",
+)
 
 
 class UsageError(ValueError):
@@ -91,8 +98,7 @@ def failure(error: BaseException, owner: Any) -> Failure:
         source = inspect.getsourcefile(kind)
     except Exception:
         source = None
-    libraries = (*site.getsitepackages(), sysconfig.get_paths()["stdlib"])
-    libraries += (str(Path(__file__).parent), "<")
+    libraries = (*LIBRARIES, str(Path(__file__).parent))
     own = [f for f in frames if f.filename == source]
     # Compiled modules name files that are not there.
     own = [

@@ -3,7 +3,7 @@
 The environment is traced, which finds most, and then run for whole episodes. It is never trained.
 """
 
-from . import form, purity, episodes, scale  # noqa: F401, I001  the order of RULES
+from . import form, purity, wrapping, episodes, scale  # noqa: F401, I001  the order of RULES
 from .engine import RULES, Report, Rule, Violation, examine
 from .report import format_report
 

@@ -1,18 +1,14 @@
 """Rules: `reset` and `step` are pure functions, and chance comes from the key."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from brax.envs.base import Env, State, Wrapper
-from brax.envs.wrappers import training
 
 from ..env.actions import abstract
-from ..env.wrappers import wrap_for_training
 from ..trace.calls import KEY, Call, failure, leaves, name_on_self, part, trace
-from ..trace.jaxprs import Value, leaked
+from ..trace.jaxprs import leaked
 from .engine import Finding, error, names, warning
 from .rollout import Rollout
 from .stages import Attempt, Subject, Traced
@@ -177,48 +173,3 @@ def vmap_equals_loop(traced: Traced, rollout: Rollout) -> Iterator[Finding]:
         function, path = alone[0]
         more = f" (and {len(alone) - 1} more)" if len(alone) > 1 else ""
         yield Finding(f"{path}{more} after {function} differs between a batch and a loop", CALLBACK)
-
-
-@error(
-    "survives-wrappers",
-    "it runs, and restarts, in the training wrappers",
-    "same-bits",
-    "auto-reset",
-    "vmap-equals-loop",
-)
-def survives_wrappers(subject: Subject, traced: Traced, rollout: Rollout) -> Iterator[Finding]:
-    env, seen = subject.env, list[dict[str, Value]]()
-    wrappers = [("wrap_for_training", wrap_for_training, _Spy(env, seen))]
-    if jnp.result_type(float) != jnp.float64:  # Brax's own mix float32 and float64 then
-        wrappers.append(("Brax's own wrappers", training.wrap, env))
-    for name, wrap, inner in wrappers:
-
-        def episode(keys: Any, action: Any, wrap: Any = wrap, inner: Env = inner) -> Any:
-            wrapped = training.EvalWrapper(wrap(inner, episode_length=4, action_repeat=2))
-            start = wrapped.reset(keys)
-            return jax.lax.scan(lambda s, _: (wrapped.step(s, action), None), start, None, 3)
-
-        try:
-            keys = jax.ShapeDtypeStruct((3, 2), jnp.uint32)
-            jax.eval_shape(episode, keys, abstract(traced.space, 3))
-        except BaseException as error:
-            fix = "return what `step` was given with state.replace(...), in the same shapes"
-            yield Finding(f"in {name}, {failure(error, env)}", fix)
-            return
-    usual = traced.reset.outputs
-    if other := [p for p in usual if any(o[p].digest != usual[p].digest for o in seen if p in o)]:
-        what = f"reset computes {names(other)} differently when auto-reset calls it"
-        yield Finding(what, "let reset depend on its key alone, not on who calls it")
-
-
-class _Spy(Wrapper):
-    """Remembers what `reset` computes wherever it is called."""
-
-    def __init__(self, env: Env, seen: list[dict[str, Value]]) -> None:
-        super().__init__(env)
-        self._seen = seen
-
-    def reset(self, rng: jax.Array) -> State:
-        call = trace(self.env, self.env.reset, KEY)
-        self._seen += [call.outputs] if isinstance(call, Call) else []
-        return self.env.reset(rng)

@@ -21,7 +21,7 @@ from brax.envs.base import Env, State
 
 from ..env.keys import raw
 from ..env.time_limit import WRAPPER_INFO
-from ..errors import Failure, failure
+from ..errors import LIBRARIES, Failure, failure
 from . import jaxprs
 
 Tree = Any
@@ -190,12 +190,10 @@ def _note_open(event: str, args: tuple[Any, ...]) -> None:
     if not isinstance(path, str | bytes | os.PathLike) or flags & (os.O_WRONLY | os.O_RDWR):
         return
     name, frame = os.path.abspath(os.fsdecode(path)), sys._getframe(1)
-    if name.endswith((".py", ".pyc", ".so")) or name.startswith(
-        (*jaxprs.LIBRARIES, "/proc", "/sys")
-    ):
+    if name.endswith((".py", ".pyc", ".so")) or name.startswith((*LIBRARIES, "/proc", "/sys")):
         return
     # JAX's own cache and Python's imports are not the user's reading.
-    while frame and frame.f_code.co_filename.startswith((*jaxprs.LIBRARIES, jaxprs.KIT)):
+    while frame and frame.f_code.co_filename.startswith((*LIBRARIES, jaxprs.KIT)):
         if re.search(r"importlib|[/\\]jax[/\\]", frame.f_code.co_filename):
             return
         frame = frame.f_back  # type: ignore[assignment]

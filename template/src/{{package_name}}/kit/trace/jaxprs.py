@@ -3,8 +3,6 @@
 import hashlib
 import os
 import re
-import site
-import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +16,7 @@ from jax._src import source_info_util
 from jax._src.tree_util import equality_errors_pytreedef
 
 from ..env.keys import is_typed_key, raw
+from ..errors import LIBRARIES
 from .values import FEW, IDENTITY, KEY_DATA, RESHAPE, Value, linear, possible_values, unknown
 
 # Primitives that only call another program, which is read as if it stood in their place.
@@ -25,7 +24,6 @@ CALLS = {"jit", "closed_call", "core_call", "checkpoint", "remat2"}
 CALLS |= {"custom_jvp_call", "custom_vjp_call"}
 # Code outside of the program. Its parameters can hold an id that differs in each trace.
 FOREIGN = {"pure_callback", "io_callback", "debug_callback", "debug_print", "ffi_call"}
-LIBRARIES = (*site.getsitepackages(), sysconfig.get_paths()["stdlib"], "<")
 KIT = str(Path(__file__).parents[1]) + os.sep
 
 

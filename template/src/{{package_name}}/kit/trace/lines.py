@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from jax._src import source_info_util
 
+from ..errors import LIBRARIES
 from . import jaxprs
 
 
@@ -32,5 +33,5 @@ def frames(eqn: Any, tracer: str) -> list[Frame]:
 
 def users_first(stack: Sequence[Frame]) -> Frame | None:
     """The innermost line of the user's own code; of a library if there is none."""
-    own = [x for x in stack if not x.file.startswith((*jaxprs.LIBRARIES, jaxprs.KIT))]
+    own = [x for x in stack if not x.file.startswith((*LIBRARIES, jaxprs.KIT))]
     return next(iter(own or stack), None)
