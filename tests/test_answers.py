@@ -238,6 +238,7 @@ def test_no_name_hides_another_one(render: Render, pytestconfig: pytest.Config) 
     for actions in ("continuous", "discrete", "multi_discrete"):
         for observation in ("vector", "hybrid"):
             names |= class_names(render(observation=observation, actions=actions))
+    names |= class_names(render(dynamics="mjx"))
     taken = set(TAKEN_FILE.read_text().split())
     if pytestconfig.getoption("rewrite"):
         lines = textwrap.wrap(" ".join(sorted(taken | names)), 100)

@@ -174,3 +174,13 @@ def test_its_tests_pass_with_what_it_says_it_needs(
         f"{environment}/bin/python -m pytest -p no:cacheprovider -o pythonpath=", project, bare
     )
     assert " passed" in output
+
+
+@pytest.mark.long
+@one_clone
+def test_the_checker_needs_no_project(clone: Path, tmp_path: Path, bare: dict[str, str]) -> None:
+    (command,) = re.findall(
+        r"^uvx (--from TEMPLATE .*)", (clone / "docs/check.md").read_text(), re.M
+    )
+    command = command.replace("TEMPLATE", str(clone))
+    assert "rules kept" in shell(f"{sys.executable} -m uv tool run {command}", tmp_path, bare)

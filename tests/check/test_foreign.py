@@ -41,8 +41,8 @@ def test_a_call_has_literal_arguments() -> None:
         ("mine:Made(", "can't be read"),
         ("mine:Made()()", "can't be read"),
         ("mine:Made; NUMBER", "can't be read"),
-        ("min:Made", "min can't be imported: there is no min."),
-        ("broken:Made", "broken can't be imported: there is no not_installed."),
+        ("min:Made", "min can't be imported: install min, or run this in its folder."),
+        ("broken:Made", "broken can't be imported: install not_installed, or run"),
     ],
 )
 def test_what_is_not_there_is_said(text: str, says: str) -> None:

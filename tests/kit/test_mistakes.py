@@ -147,6 +147,11 @@ def test_a_mistake_that_is_not_the_environment_s_keeps_its_traceback(
         ("x = 1\ntask = undefined", ":2 raises NameError: name 'undefined' is not defined. Fix: "),
         ("import nothing_here", ":1 raises ModuleNotFoundError: No module named 'nothing_here'. "),
         (
+            "from mujoco_playground import registry",
+            ":1 raises ModuleNotFoundError: No module named 'mujoco_playground'. Fix: install the "
+            "extra playground: uv sync --extra playground, or pip install -e '.[playground]'",
+        ),
+        (
             "from toys import Toy\nspace = Toy.action_space",
             ":2 raises AttributeError: type object 'Toy' has no attribute 'action_space'. Fix: "
             "write action_space = ... in the body of the class Toy, and not in its __init__",

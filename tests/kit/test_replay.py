@@ -487,6 +487,28 @@ def test_a_randomised_system(tmp_path: Path) -> None:
     assert "# bad" in source_line(finding)
 
 
+class Harder(Toy):
+    """A curriculum that is too hard from a quarter of the training on."""
+
+    progress: Any = 1.0
+
+    def step(self, state: State, action: jax.Array) -> State:
+        after = super().step(state, action)
+        return after.replace(reward=jnp.sqrt(jnp.abs(self.progress - 0.5) - 0.25))  # bad
+
+
+@pytest.mark.long
+def test_a_curriculum(tmp_path: Path) -> None:
+    # Five updates, at progress 0, 0.25, 0.5, ...: 0.5 is bad.
+    task = dataclasses.replace(toy_task(num_evals=2, num_timesteps=160), environment=Harder)
+    settings = task.settings
+    assert settings.num_updates == 5
+    finding = found(replay(new_run(task, tmp_path / "run", evaluations=1), task))
+    assert (finding.leaf, finding.environment) == ("reward", 0)
+    assert finding.steps == 2 * settings.steps_per_update + settings.num_envs
+    assert "# bad" in source_line(finding)
+
+
 class Relative(Wrapper):
     """A wrapper of the user's around one environment."""
 

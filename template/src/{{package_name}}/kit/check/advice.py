@@ -231,6 +231,7 @@ A in B -> jnp.isin(A, jnp.asarray(list(B)))
     (KeyError, "", rows("S[K] -> add {K} to {S} in reset too")),
 ]
 
+EXTRA = "install the extra {0}: uv sync --extra {0}, or pip install -e '.[{0}]'"
 # The same where the code can't be read, or says no more: \1 is from the message.
 SENTENCES: list[tuple[Any, str, str]] = [
     (BOOL, "", "jnp.where(condition, a, b)  # instead of what branches on a traced value"),
@@ -264,6 +265,8 @@ SENTENCES: list[tuple[Any, str, str]] = [
         r"environment of Brax's, make_network_factory(Continuous(\1().action_size))",
     ),
     (ImportError, r"name '\w+' from '[\w.]+\.env'", "rename it in __init__.py and config.py too"),
+    (ModuleNotFoundError, "named 'mujoco_playground", EXTRA.format("playground")),
+    (ModuleNotFoundError, "named 'gymnasium", EXTRA.format("gym")),
     (ModuleNotFoundError, "No module named '([^'.]+)", r"install \1, and add it to pyproject.toml"),
     (NameError, "name '(.+?)' is not defined", r"define or import \1"),
     (FileNotFoundError, r"'([^/\\]*?)'", r"name it from the source: Path(__file__).parent / '\1'"),

@@ -50,7 +50,9 @@ def maker_of(text: str) -> Callable[[], Any]:
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise UsageError(f"{module_name} can't be imported: there is no {error.name}.") from None
+        raise UsageError(
+            f"{module_name} can't be imported: install {error.name}, or run this in its folder."
+        ) from None
     for name in names:
         if not hasattr(found, name):
             near = difflib.get_close_matches(name, dir(found))
